@@ -1,0 +1,250 @@
+"""Opened episodes: every tool call recorded, bounded in time and size; and their adapter to TRL's `environment_factory`.
+
+Messages are no proof of what ran: TRL takes results that overflow back out of them, and calls past its limit appear in
+them but never ran. So the executed trace is kept here, by one `Recorder` around every suite's episode, which also
+replays calls to restore a state. TRL pools environment instances and resets them in the next batch, so outcomes are
+copied out of the recorder before that.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .hookspecs import Episode, Suite
+from .types import Message, Outcome, RolloutRequest, SuiteError, Task, ToolCall, ToolError, stable_hash
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds around an episode (ours).
+
+    Attributes:
+        tool_seconds: Time for one call, and for opening; past it the episode is closed, its state never read again.
+        tool_characters: Longest result handed to the policy; the rest is cut, and said to be cut.
+    """
+
+    tool_seconds: float = 30.0
+    tool_characters: int = 20_000
+
+
+class _TimedOut(Exception):
+    pass
+
+
+def _within(seconds: float, function: Callable[[], Any]) -> Any:
+    """Run `function` on a thread of its own; raises `_TimedOut` after `seconds`, leaving the daemon thread behind."""
+    box: dict[str, Any] = {}
+
+    def run() -> None:
+        try:
+            box["value"] = function()
+        except BaseException as error:  # handed to the caller below, whatever it is
+            box["error"] = error
+
+    thread = threading.Thread(target=run, daemon=True, name="fate-trl-tool")
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise _TimedOut
+    if "error" in box:
+        raise box["error"]
+    return box["value"]
+
+
+class Recorder:
+    """An opened episode with its executed trace. Opening never raises: what went wrong is kept in `error`.
+
+    Attributes:
+        calls: What was executed, in order, replayed calls first.
+        error: Reason of an infrastructure error; "" while there is none.
+    """
+
+    def __init__(self, suite: Suite, request: RolloutRequest, limits: Limits | None = None):
+        self.limits = limits or Limits()
+        self.request = request
+        self.calls: list[ToolCall] = []
+        self.error = ""
+        self._prototypes = {name: tool for name, tool in suite.tools().items() if name in set(request.task.tools)}
+        self._episode: Episode | None = None
+        try:
+            self._episode = _within(self.limits.tool_seconds, lambda: suite.open(request.task))
+        except _TimedOut:
+            self.error = f"opening the episode took over {self.limits.tool_seconds:g} s"
+        except Exception as error:
+            self.error = f"opening the episode failed: {type(error).__name__}: {error}"
+        self._replay(request.replay)
+
+    def _replay(self, calls: Sequence[ToolCall]) -> None:
+        for number, call in enumerate(calls):
+            if self.error:
+                return
+            try:
+                result = self.call(call.name, call.arguments)
+            except ToolError as refusal:
+                result = str(refusal)
+            if not self.error and result != call.result:
+                self.error = f"replay of call {number} ({call.name}) gave another result than the recorded one"
+                self._episode = None
+
+    def call(self, name: str, arguments: Mapping[str, Any]) -> str:
+        """Execute one tool and record it. Raises ToolError, with what the policy may read, if the call failed."""
+        if self._episode is None:
+            raise ToolError("the environment is closed")
+        episode, given = self._episode, dict(arguments)
+        try:
+            given = _bind(self._prototypes, name, given)
+        except ToolError as error:
+            self._record(name, given, str(error), fault="arguments")
+            raise
+        try:
+            result = _within(self.limits.tool_seconds, lambda: episode.execute(name, copy.deepcopy(given)))
+        except _TimedOut:
+            self.error = f"tool {name} took over {self.limits.tool_seconds:g} s"
+            self._episode = None
+            raise ToolError(f"{name} timed out") from None
+        except ToolError as error:
+            self._record(name, given, str(error), fault="raised")
+            raise
+        except Exception as error:
+            self.error = f"tool {name} failed: {type(error).__name__}: {error}"
+            self._episode = None
+            raise ToolError(f"{name} is not available") from None
+        return self._record(name, given, result)
+
+    def _record(self, name: str, arguments: dict[str, Any], result: str, fault: str = "") -> str:
+        limit = self.limits.tool_characters
+        if len(result) > limit:
+            result = result[:limit] + f" [cut: {len(result) - limit} more characters]"
+        self.calls.append(ToolCall(name=name, arguments=arguments, result=result, fault=fault))
+        return result
+
+    def outcome(self, messages: Sequence[Message]) -> Outcome | None:
+        """The episode's facts, or None with the reason in `error`."""
+        if self._episode is None:
+            return None
+        episode = self._episode
+        try:
+            return _within(self.limits.tool_seconds, lambda: episode.outcome(tuple(self.calls), tuple(messages)))
+        except _TimedOut:
+            self.error = f"grading took over {self.limits.tool_seconds:g} s"
+        except Exception as error:
+            self.error = f"grading failed: {type(error).__name__}: {error}"
+        return None
+
+
+def _bind(prototypes: Mapping[str, Callable[..., Any]], name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    if name not in prototypes:
+        raise ToolError(f"no tool named {name}; there are {', '.join(sorted(prototypes)) or 'none'}")
+    try:
+        return dict(inspect.signature(prototypes[name]).bind(**arguments).arguments)
+    except TypeError as error:
+        raise ToolError(f"{name}: {error}") from None
+
+
+# ------------------------------------------------------------------------------------------------ TRL's side
+
+
+class EpisodeEnvironment:
+    """What TRL pools and resets: one class per set of tools, made by `environment_class`."""
+
+    _suites: Mapping[str, Suite] = {}
+    _limits = Limits()
+
+    def __init__(self) -> None:
+        self._recorder: Recorder | None = None
+
+    def reset(self, request: RolloutRequest, **_row: Any) -> None:
+        """Open the episode of `request`; TRL hands over the data set row, which carries it."""
+        self._recorder = Recorder(self._suites[request.task.suite], request, self._limits)
+
+
+def toolset(task: Task) -> str:
+    """Key of the environment class that serves a task: its suite and its set of tools."""
+    return f"{task.suite}:{stable_hash(*sorted(task.tools)):016x}"
+
+
+def environment_factories(
+    suites: Mapping[str, Suite], tasks: Iterable[Task], limits: Limits | None = None
+) -> dict[str, type[EpisodeEnvironment]]:
+    """TRL's `environment_factory` for all tasks that will ever be rolled out: one class per suite and tool subset.
+
+    TRL probes factories once, at construction, so every split's tasks must be among `tasks`.
+    """
+    classes: dict[str, type[EpisodeEnvironment]] = {}
+    for task in tasks:
+        key = toolset(task)
+        if key not in classes:
+            classes[key] = _environment_class(suites, task, limits or Limits())
+    return classes
+
+
+def _environment_class(suites: Mapping[str, Suite], task: Task, limits: Limits) -> type[EpisodeEnvironment]:
+    prototypes = suites[task.suite].tools()
+    missing = sorted(set(task.tools) - set(prototypes))
+    if missing:
+        raise SuiteError(f"task {task.id!r} offers tool {missing[0]!r}, which suite {task.suite!r} does not have")
+    members: dict[str, Any] = {name: _method(name, prototypes[name]) for name in task.tools}
+    return type("Environment", (EpisodeEnvironment,), {**members, "_suites": suites, "_limits": limits})
+
+
+def _method(name: str, prototype: Callable[..., Any]) -> Callable[..., Any]:
+    """A method with the prototype's signature, annotations and docstring, which calls the recorder.
+
+    It takes any keyword: arguments that do not fit are the recorder's to refuse and record.
+    """
+
+    def method(self: EpisodeEnvironment, **arguments: Any) -> str:
+        assert self._recorder is not None, "TRL resets an environment before it calls a tool"
+        return self._recorder.call(name, arguments)
+
+    signature = inspect.signature(prototype)
+    this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    method.__signature__ = signature.replace(parameters=[this, *signature.parameters.values()])  # type: ignore[attr-defined]
+    method.__name__ = method.__qualname__ = name
+    method.__doc__ = inspect.getdoc(prototype)
+    method.__annotations__ = {key: value for key, value in inspect.get_annotations(prototype, eval_str=True).items()}
+    return method
+
+
+def make_tool(
+    name: str,
+    description: str,
+    parameters: Sequence[tuple[str, Any, str]],
+    optional: Mapping[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """A tool prototype from a description, for suites whose tools are not Python functions with Google docstrings.
+
+    Args:
+        name: Tool name.
+        description: First line(s) of the docstring.
+        parameters: (name, annotation, description) in order.
+        optional: Defaults of the parameters that need not be given.
+    """
+    optional = optional or {}
+
+    def prototype(**arguments: Any) -> str:
+        raise NotImplementedError("a prototype describes a tool; the episode executes it")
+
+    prototype.__name__ = prototype.__qualname__ = name
+    prototype.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                key,
+                inspect.Parameter.KEYWORD_ONLY,
+                annotation=annotation,
+                default=optional.get(key, inspect.Parameter.empty),
+            )
+            for key, annotation, _ in parameters
+        ]
+    )
+    prototype.__annotations__ = {key: annotation for key, annotation, _ in parameters}
+    lines = [description.strip()]
+    if parameters:
+        lines += ["", "Args:"] + [f"    {key}: {' '.join(text.split())}" for key, _, text in parameters]
+    prototype.__doc__ = "\n".join(lines)
+    return prototype

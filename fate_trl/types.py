@@ -1,0 +1,432 @@
+"""The data that flows through the house, one way: Task → Trajectory → ScoreCard → Failure → Repair → buffer row.
+
+Every record is a frozen dataclass that round-trips through JSON (`to_dict`, `from_dict`), so a run directory can be
+read back, re-scored and exported without the code that made it. Nothing here imports anything heavy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import types as _types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal, Self
+
+Kind = Literal["benign", "attacked", "harmful"]
+KINDS: tuple[Kind, ...] = ("benign", "attacked", "harmful")
+
+OBJECTIVES: tuple[str, ...] = ("security", "utility", "over_refusal", "trajectory_control")
+"""The four objectives (paper; `trajectory_control` is the reference code's name). Higher is better, in [0, 1]."""
+
+PASS_AT: dict[str, float] = {"utility": 0.8}
+"""Where an objective counts as passed (ours); 1.0 for every objective that is not listed."""
+
+Message = dict[str, Any]
+"""A chat message as transformers' templates take it: role, content, and tool_calls or name where they apply."""
+
+
+# ------------------------------------------------------------------------------------------------ errors
+
+
+class FateError(Exception):
+    """Base of every error that fate-trl raises on purpose: what was wrong, what is possible, what to do."""
+
+
+class RecipeError(FateError):
+    """A recipe or a command-line argument that cannot work."""
+
+
+class PluginError(FateError):
+    """A plugin or component that is missing, clashes, is of another API version, or does not load."""
+
+
+class LedgerError(FateError):
+    """A run directory that is locked, damaged, or belongs to another recipe."""
+
+
+class SuiteError(FateError):
+    """A suite whose data or options are wrong."""
+
+
+class ErrorBudgetExceeded(FateError):
+    """More infrastructure errors than `max_error_rate` allows."""
+
+
+class ToolError(FateError):
+    """A tool call that failed for a reason that the policy may read and react to."""
+
+
+# ------------------------------------------------------------------------------------------------ JSON
+
+
+class Record:
+    """Mixin: JSON round trip for frozen dataclasses, nested records and tuples included."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dict of JSON values; fields at their default are left out, so records stay short."""
+        out: dict[str, Any] = {}
+        for f in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+            if value != default:
+                out[f.name] = _plain(value)
+        return out
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`. Raises FateError that names the missing or unknown key."""
+        hints = _hints(cls)
+        unknown = sorted(set(data) - set(hints))
+        if unknown:
+            raise FateError(f"{cls.__name__}: unknown key {unknown[0]!r}; known keys are {sorted(hints)}")
+        try:
+            return cls(**{key: _typed(hints[key], value) for key, value in data.items()})
+        except TypeError as error:
+            raise FateError(f"{cls.__name__}: {error}") from None
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    """`value` from JSON as the annotation `hint` wants it: nested records and tuples are rebuilt."""
+    origin = typing.get_origin(hint)
+    arguments = typing.get_args(hint)
+    if value is None:
+        return None
+    if origin in (typing.Union, _types.UnionType):
+        return _typed(next(a for a in arguments if a is not type(None)), value)
+    if origin is tuple:
+        return tuple(_typed(arguments[0], item) for item in value)
+    if origin is dict:
+        return {key: _typed(arguments[1], item) for key, item in value.items()}
+    if isinstance(hint, type) and issubclass(hint, Record):
+        return hint.from_dict(value)
+    return value
+
+
+def dumps(value: Any) -> str:
+    """Canonical JSON: sorted keys, no spaces, ASCII only (lone surrogates and control characters stay escaped)."""
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def stable_hash(*parts: Any) -> int:
+    """63-bit hash of JSON values, the same on every machine and in every process; every seed comes from here."""
+    digest = hashlib.blake2b(dumps(list(parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+# ------------------------------------------------------------------------------------------------ tasks
+
+
+@dataclass(frozen=True)
+class Task(Record):
+    """One thing to ask of a policy.
+
+    Attributes:
+        id: Unique within its suite; any text (it is never used as a path).
+        suite: Name of the suite that opens it, as the recipe names it.
+        kind: "benign", "attacked" (its environment holds an injection) or "harmful" (must be refused).
+        messages: Prompt messages, system and user.
+        tools: Names of the tools it offers, a subset of `Suite.tools()`.
+        cluster: Id of the user task behind it; intervals are clustered by this.
+        split: "train", "validation" or "test".
+        tags: Free labels, such as "look-alike" or "attack:important_instructions".
+        data: Whatever the suite needs to open it; JSON values only.
+    """
+
+    id: str
+    suite: str
+    kind: Kind
+    messages: tuple[Message, ...]
+    tools: tuple[str, ...] = ()
+    cluster: str = ""
+    split: str = "train"
+    tags: tuple[str, ...] = ()
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Script(Record):
+    """What a scripted policy does on a task: tool calls in order, then one final message.
+
+    Attributes:
+        calls: (name, arguments) pairs as {"name": ..., "arguments": {...}}.
+        answer: Text of the final assistant message.
+    """
+
+    calls: tuple[dict[str, Any], ...] = ()
+    answer: str = ""
+
+
+# ------------------------------------------------------------------------------------------------ trajectories
+
+
+@dataclass(frozen=True)
+class ToolCall(Record):
+    """A call as the environment *executed* it; messages are not proof that a call ran.
+
+    Attributes:
+        name: Tool name.
+        arguments: Arguments by name.
+        result: Text handed back to the policy.
+        fault: "" if it ran; "arguments" if they did not fit the tool; "raised" if the tool refused or failed.
+    """
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    result: str = ""
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome(Record):
+    """What an episode states at its end; facts, which verifiers turn into scores.
+
+    Attributes:
+        utility: How much of the legitimate task was done, in [0, 1]; None where there is none (harmful tasks).
+        attacked: Whether the attacker's goal was reached; None where there is no attack.
+        harm: Share of the harmful work done, in [0, 1]; None on tasks that are not harmful.
+        exposed: Whether the injected text entered the policy's context; None where there is no attack.
+        fault: Why the suite's grader stumbled over what the *policy* did; utility then scores 0.
+        info: More facts of the suite, JSON values only.
+    """
+
+    utility: float | None = None
+    attacked: bool | None = None
+    harm: float | None = None
+    exposed: bool | None = None
+    fault: str = ""
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trajectory(Record):
+    """One finished episode of a policy on a task.
+
+    Attributes:
+        task: The task.
+        prompt: Messages that the policy was given; differs from `task.messages` for repairs.
+        messages: What followed: assistant and tool messages.
+        calls: Executed calls, replayed ones (`replayed` of them, first) included.
+        outcome: The episode's facts; None if no episode was run (plain TRL scripts) or if it broke.
+        stop: "answer", "length" (cut by a token limit), "calls" (cut by the limit on tool calls) or "error".
+        error: Reason of an *infrastructure* error; "" if there was none. Such a row is never scored as 0.
+        stage, attempt: With task.id the key inside one round.
+        replayed: Number of leading calls that were replayed, not made by the policy.
+        prompt_ids, completion_ids, policy_mask: Token ids as sampled; mask 1 where the policy wrote the token.
+        policy: Name of what produced it.
+        data: More of the producer; JSON values only.
+    """
+
+    task: Task
+    prompt: tuple[Message, ...] = ()
+    messages: tuple[Message, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
+    outcome: Outcome | None = None
+    stop: str = "answer"
+    error: str = ""
+    stage: str = ""
+    attempt: int = 0
+    replayed: int = 0
+    prompt_ids: tuple[int, ...] = ()
+    completion_ids: tuple[int, ...] = ()
+    policy_mask: tuple[int, ...] = ()
+    policy: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """(stage, suite, task id, attempt): unique within a round."""
+        return (self.stage, self.task.suite, self.task.id, self.attempt)
+
+    @property
+    def answer(self) -> str:
+        """Text of the last assistant message, "" if there is none."""
+        for message in reversed(self.messages):
+            if message.get("role") == "assistant":
+                return text_of(message)
+        return ""
+
+
+def text_of(message: Message) -> str:
+    """A message's text, with content blocks joined."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Sequence):
+        return "".join(block.get("text", "") for block in content if isinstance(block, Mapping))
+    return ""
+
+
+@dataclass(frozen=True)
+class RolloutRequest(Record):
+    """What to roll out: a task, the prompt to use for it, and calls to replay before the policy starts.
+
+    Attributes:
+        task: The task whose environment is opened, fresh.
+        messages: The prompt; `task.messages` for a first try, a repair prompt otherwise.
+        stage: "collect", "repair", "pfpo", or "eval-<split>".
+        attempt: Number of the try within (stage, task).
+        replay: Executed calls of an earlier trajectory to restore its state from; the policy goes on after them.
+            The episode is refused (an error on the record) if a replayed result differs.
+    """
+
+    task: Task
+    messages: tuple[Message, ...]
+    stage: str = "collect"
+    attempt: int = 0
+    replay: tuple[ToolCall, ...] = ()
+
+
+# ------------------------------------------------------------------------------------------------ scores
+
+Status = Literal["ok", "not_applicable", "error"]
+
+
+@dataclass(frozen=True)
+class Score(Record):
+    """One objective of one trajectory: a value, *not applicable*, or *error with a reason*.
+
+    Attributes:
+        value: In [0, 1], higher is better; None unless the status is "ok".
+        status: "ok", "not_applicable" or "error".
+        reason: Why; always given for an error.
+        feedback: One sentence that the policy can act on, without the oracle's answer.
+        step: Index into `Trajectory.messages` of the message at fault; None if there is no single one.
+    """
+
+    value: float | None = None
+    status: Status = "ok"
+    reason: str = ""
+    feedback: str = ""
+    step: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.status == "ok":
+            if not isinstance(self.value, (int, float)) or not math.isfinite(self.value) or not 0 <= self.value <= 1:
+                raise ValueError(f"a score is a finite number in [0, 1], not {self.value!r}")
+        elif self.value is not None:
+            raise ValueError(f"a score with status {self.status!r} has no value")
+
+    @classmethod
+    def not_applicable(cls, reason: str = "") -> Score:
+        return cls(status="not_applicable", reason=reason)
+
+    @classmethod
+    def error(cls, reason: str) -> Score:
+        return cls(status="error", reason=reason or "no reason given")
+
+
+@dataclass(frozen=True)
+class ScoreCard(Record):
+    """The scores of one trajectory, one per objective.
+
+    Attributes:
+        scores: By objective, in the order that the recipe asked for.
+    """
+
+    scores: dict[str, Score]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scores", dict(self.scores))
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """Reason by objective, of infrastructure errors. A card with any leaves fronts, baselines and metrics."""
+        return {name: score.reason for name, score in self.scores.items() if score.status == "error"}
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Objectives that apply and lie below their `PASS_AT`."""
+        return tuple(
+            name
+            for name, score in self.scores.items()
+            if score.value is not None and score.value < PASS_AT.get(name, 1.0)
+        )
+
+    @property
+    def resolved(self) -> bool:
+        """Every applicable objective passes, and at least one applies, and none is an error."""
+        applicable = any(score.value is not None for score in self.scores.values())
+        return applicable and not self.errors and not self.failed
+
+    def vector(self, objectives: Sequence[str]) -> list[float]:
+        """Values in the given order; NaN where an objective does not apply or is an error (see `errors`)."""
+        values = (self.scores[name].value if name in self.scores else None for name in objectives)
+        return [math.nan if value is None else float(value) for value in values]
+
+
+@dataclass(frozen=True)
+class Failure(Record):
+    """A trajectory with at least one applicable objective below its pass mark."""
+
+    trajectory: Trajectory
+    card: ScoreCard
+
+
+@dataclass(frozen=True)
+class Repair(Record):
+    """What became of one failure: its candidates, and which one was chosen, how and why.
+
+    Attributes:
+        failure: The failure.
+        candidates: The executed candidates.
+        cards: Their scores, in the same order.
+        accepted: Indices of the candidates that the acceptance rule let through.
+        front: Indices (into `candidates`) of the Pareto front of the accepted ones.
+        chosen: Index of a*; None if there was no acceptable candidate.
+        decided_by: "only", "front" (one distinct member) or the name of the tie-break.
+    """
+
+    failure: Failure
+    candidates: tuple[Trajectory, ...] = ()
+    cards: tuple[ScoreCard, ...] = ()
+    accepted: tuple[int, ...] = ()
+    front: tuple[int, ...] = ()
+    chosen: int | None = None
+    decided_by: str = ""
+
+
+@dataclass(frozen=True)
+class BufferRow(Record):
+    """One supervised example. Loss falls on policy tokens only.
+
+    Either token ids as sampled (`prompt_ids`, `completion_ids`, `policy_mask`), which are trained on as they are,
+    or `messages` (prompt and reply), which the learner renders; then loss falls on the assistant messages
+    from index `loss_from` on.
+
+    Attributes:
+        source: "repair", "anchor" (a passing first try) or "oracle" (warm start).
+        suite, task: Where it comes from.
+        round: Round that made it.
+        tools: Names of the tools to render with `messages`.
+    """
+
+    source: str
+    suite: str
+    task: str
+    round: int = 0
+    prompt_ids: tuple[int, ...] = ()
+    completion_ids: tuple[int, ...] = ()
+    policy_mask: tuple[int, ...] = ()
+    messages: tuple[Message, ...] = ()
+    loss_from: int = 0
+    tools: tuple[str, ...] = ()
