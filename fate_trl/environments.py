@@ -1,4 +1,4 @@
-"""Opened episodes: every tool call recorded, bounded in time and size; and their adapter to TRL's `environment_factory`.
+"""Opened episodes: every call recorded, bounded in time and size; and their adapter to TRL's `environment_factory`.
 
 Messages are no proof of what ran: TRL takes results that overflow back out of them, and calls past its limit appear in
 them but never ran. So the executed trace is kept here, by one `Recorder` around every suite's episode, which also

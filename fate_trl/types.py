@@ -80,7 +80,7 @@ class Record:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Inverse of `to_dict`. Raises FateError that names the missing or unknown key."""
-        hints = _hints(cls)
+        hints = _hints(cls)  # type: ignore[arg-type]
         unknown = sorted(set(data) - set(hints))
         if unknown:
             raise FateError(f"{cls.__name__}: unknown key {unknown[0]!r}; known keys are {sorted(hints)}")

@@ -1,0 +1,263 @@
+"""The registry: finds plugins by their metadata, imports only those that a recipe names, loads components by name.
+
+A built-in component has a bare name (`security`); a third party's is `plugin/component`; `./file.py` loads one file as
+a plugin, and `./file.py/component` names a component where the file has several. Built-ins come through the same
+hooks as everybody else's. So installing a package can neither change nor break an existing recipe.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import pluggy
+import pydantic
+
+from . import hookspecs
+from .hookspecs import API_VERSION, Component
+from .types import PluginError, RecipeError
+
+GROUP = "fate_trl"
+Type = Literal["verifier", "repair", "selector", "suite"]
+HOOKS: dict[Type, str] = {
+    "verifier": "fate_trl_verifiers",
+    "repair": "fate_trl_repairs",
+    "selector": "fate_trl_selectors",
+    "suite": "fate_trl_suites",
+}
+BUILTINS = "fate-trl"
+_BUILTIN_MODULES = ("verifiers", "repairs", "selectors", "workbench.suite", "jsonl")
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """End of an error's first sentence: a question with the nearest known name, or just the full stop."""
+    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else "."
+
+
+# ------------------------------------------------------------------------------------------------ modules
+
+
+def blocked() -> set[str]:
+    """Plugins that FATE_TRL_BLOCK forbids, a comma-separated list."""
+    return {name.strip() for name in os.environ.get("FATE_TRL_BLOCK", "").split(",") if name.strip()}
+
+
+def installed() -> dict[str, importlib.metadata.EntryPoint]:
+    """Announced plugins by name, from metadata alone; nothing is imported.
+
+    Raises:
+        PluginError: Two distributions announce the same name.
+    """
+    found: dict[str, importlib.metadata.EntryPoint] = {}
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        other = found.get(entry.name)
+        if other is not None and _home(other) != _home(entry):
+            raise PluginError(
+                f"two installed packages announce a plugin {entry.name!r}: {_home(other)} and {_home(entry)}. "
+                f"Uninstall one of them."
+            )
+        found[entry.name] = entry
+    return found
+
+
+def _home(entry: importlib.metadata.EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
+
+
+@cache
+def _manager(plugin: str) -> pluggy.PluginManager:
+    """A plugin manager that holds this one plugin, checked."""
+    manager = pluggy.PluginManager("fate_trl")
+    manager.add_hookspecs(hookspecs)
+    for module in _modules(plugin):
+        _check_api(module, plugin)
+        manager.register(module, name=module.__name__)
+    try:
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        known = ", ".join([*HOOKS.values(), "fate_trl_round_finished"])
+        raise PluginError(f"plugin {plugin!r}: {error}. The hooks are {known}.") from None
+    return manager
+
+
+def _modules(plugin: str) -> list[ModuleType]:
+    if plugin == BUILTINS:
+        return [importlib.import_module(f"fate_trl.{name}") for name in _BUILTIN_MODULES]
+    if plugin in blocked():
+        raise PluginError(
+            f"plugin {plugin!r} is blocked by FATE_TRL_BLOCK; take it off that list, or out of the recipe."
+        )
+    if plugin.endswith(".py"):
+        return [_file(plugin)]
+    entries = installed()
+    if plugin not in entries:
+        names = ", ".join(sorted(entries)) or "none"
+        raise PluginError(f"no plugin {plugin!r} is installed{nearest(plugin, entries)} Installed plugins: {names}.")
+    try:
+        return [entries[plugin].load()]
+    except Exception as error:
+        home = _home(entries[plugin])
+        raise PluginError(
+            f"plugin {plugin!r} (from {home}) cannot be imported: {type(error).__name__}: {error}. "
+            f"Reinstall {home.split()[0]}, or set FATE_TRL_BLOCK={plugin} and take it out of the recipe."
+        ) from error
+
+
+def _file(path: str) -> ModuleType:
+    """One .py file as a plugin; it may leave out `fate_trl_api`, and is imported once per process."""
+    file = Path(path).expanduser().resolve()
+    if not file.is_file():
+        raise PluginError(f"no plugin file {path}; the path is taken from the current folder, {Path.cwd()}.")
+    name = f"fate_trl_file_{file.stem}_{abs(hash(str(file))):x}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickling look a class's module up there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise PluginError(f"plugin file {path} cannot be imported: {type(error).__name__}: {error}") from error
+    if not hasattr(module, "fate_trl_api"):
+        module.fate_trl_api = API_VERSION  # type: ignore[attr-defined]
+    return module
+
+
+def _check_api(module: ModuleType, plugin: str) -> None:
+    version = getattr(module, "fate_trl_api", None)
+    if version != API_VERSION:
+        raise PluginError(
+            f"plugin {plugin!r} is written for plugin API {version!r}, this fate-trl has {API_VERSION}. "
+            f"{'Set fate_trl_api in the plugin' if version is None else 'Install a matching version of the plugin'}."
+        )
+    for name, member in vars(module).items():
+        if name.startswith("fate_trl_") and inspect.isfunction(member) and not hasattr(member, "fate_trl_impl"):
+            raise PluginError(f"plugin {plugin!r}: {name} is not marked; decorate it with @fate_trl.hookimpl.")
+
+
+# ------------------------------------------------------------------------------------------------ components
+
+
+@cache
+def components(plugin: str, type: Type) -> Mapping[str, Component]:
+    """Components of one plugin by their name inside it.
+
+    Raises:
+        PluginError: The plugin does not load, or gives a name twice.
+    """
+    found: dict[str, Component] = {}
+    manager = _manager(plugin)
+    for implementation in getattr(manager.hook, HOOKS[type]).get_hookimpls():
+        for component in implementation.function():
+            if component.name in found:
+                raise PluginError(
+                    f"plugin {plugin!r} registers the {type} {component.name!r} twice: "
+                    f"{_where(found[component.name])} and {_where(component)}. Rename one of them."
+                )
+            found[component.name] = component
+    return found
+
+
+def _where(component: Component) -> str:
+    return f"{getattr(component.factory, '__module__', '?')}.{getattr(component.factory, '__qualname__', '?')}"
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """(plugin, component) of a name in a recipe; the component is "" where a file is named alone."""
+    if ".py" in name:
+        file, _, component = name.partition(".py")
+        return file + ".py", component.lstrip("/")
+    plugin, _, component = name.rpartition("/")
+    return (plugin or BUILTINS), component
+
+
+def find(type: Type, name: str) -> Component:
+    """The component that a recipe names.
+
+    Raises:
+        PluginError: No such plugin or component; the message lists what there is and the nearest name.
+    """
+    plugin, component = split_name(name)
+    known = components(plugin, type)
+    if not component:
+        if len(known) == 1:
+            return next(iter(known.values()))
+        raise PluginError(f"{name} has {len(known)} {type}s ({', '.join(known) or 'none'}); name one as {name}/NAME.")
+    if component not in known:
+        prefix = "" if plugin == BUILTINS else f"{plugin}/"
+        names = [prefix + n for n in known]
+        hint = nearest(name, names)
+        elsewhere = f" Installed plugins: {', '.join(sorted(installed()))}." if installed() else ""
+        raise PluginError(f"no {type} {name!r}{hint} There are: {', '.join(names) or 'none'}.{elsewhere}")
+    return known[component]
+
+
+def load(type: Type, name: str, arguments: Mapping[str, Any] | None = None) -> Any:
+    """Make a component: its arguments bound and checked, its factory called."""
+    component = find(type, name)
+    return component.factory(**bind(component.factory, arguments or {}, f"{type} {name!r}"))
+
+
+def bind(factory: Callable[..., Any], arguments: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """`arguments` checked against the factory's signature and annotations, and converted by them.
+
+    Raises:
+        RecipeError: An argument that the factory does not take, that is missing, or that has an illegal value.
+    """
+    parameters = inspect.signature(factory).parameters
+    unknown = [name for name in arguments if name not in parameters]
+    if unknown:
+        takes = ", ".join(parameters) or "no arguments"
+        raise RecipeError(f"{what} does not take {unknown[0]!r}{nearest(unknown[0], parameters)} It takes: {takes}.")
+    missing = [
+        n for n, p in parameters.items() if p.default is p.empty and n not in arguments and p.kind is not p.VAR_KEYWORD
+    ]
+    if missing:
+        raise RecipeError(f"{what} needs the argument {missing[0]!r}.")
+    target = factory.__init__ if inspect.isclass(factory) else factory  # type: ignore[misc]
+    hints = inspect.get_annotations(target, eval_str=True)
+    return {
+        name: _convert(hints.get(name, Any), value, f"{what}, argument {name!r}") for name, value in arguments.items()
+    }
+
+
+def _convert(hint: Any, value: Any, what: str) -> Any:
+    try:
+        return pydantic.TypeAdapter(hint).validate_python(value)
+    except pydantic.ValidationError as error:
+        message = error.errors()[0]["msg"]
+        raise RecipeError(f"{what}: {message}, not {value!r}.") from None
+
+
+def observers(plugins: Iterable[str]) -> list[Callable[..., Any]]:
+    """The `fate_trl_round_finished` hooks of the named plugins."""
+    return [
+        implementation.function
+        for plugin in plugins
+        for implementation in _manager(plugin).hook.fate_trl_round_finished.get_hookimpls()
+    ]
+
+
+def describe() -> list[dict[str, Any]]:
+    """What there is, for `fate-trl plugins`: built-ins with their components, other plugins from metadata alone."""
+    rows: list[dict[str, Any]] = []
+    for type in HOOKS:
+        for name, component in components(BUILTINS, type).items():
+            rows.append({"plugin": BUILTINS, "type": type, "name": name, "summary": component.summary})
+    for name, entry in sorted(installed().items()):
+        summary = (entry.dist.metadata["Summary"] or "") if entry.dist else ""
+        status = "blocked" if name in blocked() else "not imported"
+        rows.append({"plugin": name, "type": status, "name": f"{name}/…", "summary": f"{summary} ({_home(entry)})"})
+    return rows
