@@ -1,0 +1,168 @@
+"""The run directory: append-only records, committed a chunk at a time, and what is needed to go on after a stop.
+
+    RUN/recipe.yaml  manifest.json  metrics.json
+    RUN/rounds/01/{rollouts,repairs}.jsonl   one record per finished trajectory, with its scores
+    RUN/rounds/01/selections.jsonl           one record per failure: candidates, front, choice
+    RUN/rounds/01/buffer.jsonl               rows that the policy is trained on
+    RUN/rounds/01/stages.jsonl               finished stages, with their counts and seconds
+    RUN/rounds/01/policy/                    the policy after the round
+
+A chunk has fixed members and a seed of its own; its records are written in one go, and are either all there or redone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .types import LedgerError, ScoreCard, Trajectory, dumps, stable_hash
+
+Case = tuple[Trajectory, ScoreCard]
+
+
+class RunDirectory:
+    """One run's files. Records are JSON lines, ASCII only, so hostile text in them is inert.
+
+    Args:
+        path: The folder, made if it is missing.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LedgerError(f"cannot make the run directory {self.path}: {error.strerror}. Set output_dir.") from None
+
+    # -------------------------------------------------------------------------------------------- whole files
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file so that it is either the old one or the new one, never half."""
+        self.write_text(name, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=target.parent, delete=False, encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(file.name, target)
+
+    def read_json(self, name: str) -> Any:
+        """The file's value, None if there is no such file."""
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise LedgerError(f"{self.path / name} is damaged: {error}") from None
+
+    # -------------------------------------------------------------------------------------------- JSON lines
+
+    def append(self, name: str, records: Iterable[dict[str, Any]]) -> None:
+        """Append records in one write, flushed to the disk."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(target, "ab") as file:
+            file.write("".join(dumps(record) + "\n" for record in records).encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read(self, name: str) -> list[dict[str, Any]]:
+        """All records; a half-written last line is cut off the file, a damaged line elsewhere is an error."""
+        target = self.path / name
+        if not target.exists():
+            return []
+        raw = target.read_bytes()
+        whole = raw[: raw.rfind(b"\n") + 1]
+        if len(whole) < len(raw):
+            os.truncate(target, len(whole))
+        return [_parse(line, target, number) for number, line in enumerate(whole.splitlines(), 1)]
+
+    # -------------------------------------------------------------------------------------------- cases, in chunks
+
+    def append_chunk(self, name: str, stage: str, chunk: int, cases: Sequence[Case]) -> None:
+        """Commit a chunk of scored trajectories."""
+        self.append(
+            name,
+            (
+                {"chunk": chunk, "of": len(cases), "stage": stage, "trajectory": trajectory, "card": card}
+                for trajectory, card in cases
+            ),
+        )
+
+    def chunks(self, name: str, stage: str) -> dict[int, list[Case]]:
+        """Committed chunks of a stage by number. A chunk that is not whole is dropped from the file."""
+        records = self.read(name)
+        groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        for record in records:
+            groups.setdefault((record["stage"], record["chunk"]), []).append(record)
+        torn = {key for key, members in groups.items() if len(members) != members[0]["of"]}
+        if torn:
+            kept = [record for record in records if (record["stage"], record["chunk"]) not in torn]
+            self.write_text(name, "".join(dumps(record) + "\n" for record in kept))
+        return {
+            chunk: [_case(record) for record in members]
+            for (of_stage, chunk), members in groups.items()
+            if of_stage == stage and (of_stage, chunk) not in torn
+        }
+
+    def cases(self, name: str, stage: str) -> list[Case]:
+        """All committed cases of a stage, in the order of their chunks."""
+        chunks = self.chunks(name, stage)
+        return [case for number in sorted(chunks) for case in chunks[number]]
+
+    # -------------------------------------------------------------------------------------------- folders
+
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[Path]:
+        """A fresh folder that takes the place of `name` only when it is complete."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+        try:
+            yield fresh
+            shutil.rmtree(target, ignore_errors=True)
+            fresh.chmod(0o755)
+            os.replace(fresh, target)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep a second process off this run."""
+        with open(self.path / ".lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise LedgerError(f"{self.path} is in use by another process; wait for it, or stop it.") from None
+            yield
+
+
+def _parse(line: bytes, target: Path, number: int) -> dict[str, Any]:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise LedgerError(f"{target}, line {number} is damaged: {error}. Take the line out, then resume.") from None
+
+
+def _case(record: dict[str, Any]) -> Case:
+    return Trajectory.from_dict(record["trajectory"]), ScoreCard.from_dict(record["card"])
+
+
+def seed_of(run_seed: int, round: int, stage: str, chunk: int = 0) -> int:
+    """Seed in [0, 2³¹) of a stage or of one of its chunks. TRL resets all random state from it in each trainer."""
+    return stable_hash(run_seed, round, stage, chunk) % 2**31
+
+
+def round_dir(round: int) -> str:
+    """Folder of a round, relative to the run directory."""
+    return f"rounds/{round:02d}"

