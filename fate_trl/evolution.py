@@ -1,0 +1,549 @@
+"""The rounds: collect → repair → re-score → select → update → accept, on any learner. No torch here.
+
+Everything that a stage makes is committed to the run directory before the next stage starts, and every chunk of
+rollouts has its own seed, so a run that was stopped goes on where it was, and with a deterministic policy its
+records are the same as those of a run that was not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from . import evaluate
+from .environments import Limits
+from .hookspecs import Learner, ParetoSelector, Policy, RepairStrategy, Suite
+from .ledger import Case, RunDirectory, round_dir, seed_of
+from .recipe import Recipe
+from .testing.scripted import ROLES, ScriptedPolicy, perform, script_for
+from .types import KINDS, BufferRow, Failure, FateError, Repair, RolloutRequest, ScoreCard, Task, Trajectory
+from .verifiers import score_all
+
+
+class Reporter(Protocol):
+    """Who is told what goes on: the command line draws bars from it, tests count."""
+
+    def start(self, round: int, stage: str, total: int) -> None: ...
+
+    def advance(self, amount: int = 1) -> None: ...
+
+    def finish(self, summary: Mapping[str, Any]) -> None: ...
+
+
+class Silent:
+    """Reports nothing."""
+
+    def start(self, round: int, stage: str, total: int) -> None: ...
+
+    def advance(self, amount: int = 1) -> None: ...
+
+    def finish(self, summary: Mapping[str, Any]) -> None: ...
+
+
+# ------------------------------------------------------------------------------------------------ pure parts
+
+
+def sample_tasks(tasks: Sequence[Task], count: int | None, rng: np.random.Generator) -> list[Task]:
+    """At most `count` tasks, spread evenly over the kinds that there are; what one kind lacks the others give."""
+    if count is None or count >= len(tasks):
+        return list(tasks)
+    pools = [[task for task in tasks if task.kind == kind] for kind in KINDS]
+    pools = [[pool[i] for i in rng.permutation(len(pool))] for pool in pools if pool]
+    chosen: list[Task] = []
+    while len(chosen) < count:
+        pools = [pool for pool in pools if pool]
+        chosen += [pool.pop() for pool in pools][: count - len(chosen)]
+    order = {(task.suite, task.id): index for index, task in enumerate(tasks)}
+    return sorted(chosen, key=lambda task: order[task.suite, task.id])
+
+
+def acceptable(failure: ScoreCard, candidate: ScoreCard, rule: str, floors: Mapping[str, float]) -> bool:
+    """Whether a candidate may enter the front (ours): the rule is the recipe's `repair.accept`."""
+    if candidate.errors:
+        return False
+    if rule == "resolves":
+        return candidate.resolved
+    names = [name for name, score in failure.scores.items() if score.value is not None and name in candidate.scores]
+    before, after = np.array(failure.vector(names)), np.array(candidate.vector(names))
+    if rule == "dominates":
+        return bool((after >= before).all() and (after > before).any())
+    return all(not candidate.vector([name])[0] < floor for name, floor in floors.items())
+
+
+def select(
+    failure: Failure,
+    candidates: Sequence[Case],
+    selector: ParetoSelector,
+    objectives: Sequence[str],
+    accept: str,
+    floors: Mapping[str, float],
+    rng: np.random.Generator,
+) -> Repair:
+    """Drop what is not acceptable, take the Pareto front, pick one of it."""
+    accepted = [i for i, (_, card) in enumerate(candidates) if acceptable(failure.card, card, accept, floors)]
+    scores_K_M = np.array([candidates[i][1].vector(objectives) for i in accepted]).reshape(
+        len(accepted), len(objectives)
+    )
+    choice = selector.choose(scores_K_M, objectives=objectives, rng=rng) if accepted else None
+    return Repair(
+        failure=failure,
+        candidates=tuple(trajectory for trajectory, _ in candidates),
+        cards=tuple(card for _, card in candidates),
+        accepted=tuple(accepted),
+        front=tuple(accepted[i] for i in choice.front) if choice else (),
+        chosen=accepted[choice.index] if choice else None,
+        decided_by=choice.decided_by if choice else "",
+    )
+
+
+def row_of(trajectory: Trajectory, source: str, round: int, prompt: Trajectory | None = None) -> BufferRow:
+    """A trajectory as a buffer row: its sampled tokens, or its messages where nothing was sampled.
+
+    Args:
+        trajectory: What to learn.
+        source: "repair", "anchor" or "oracle".
+        round: Round that made it.
+        prompt: Condition on this trajectory's prompt instead of its own.
+    """
+    given = prompt or trajectory
+    common: dict[str, Any] = {
+        "source": source,
+        "suite": trajectory.task.suite,
+        "task": trajectory.task.id,
+        "round": round,
+    }
+    if trajectory.completion_ids:
+        return BufferRow(
+            **common,
+            prompt_ids=given.prompt_ids,
+            completion_ids=trajectory.completion_ids,
+            policy_mask=trajectory.policy_mask,
+        )
+    return BufferRow(
+        **common,
+        messages=given.prompt + trajectory.messages,
+        loss_from=len(given.prompt),
+        tools=trajectory.task.tools,
+    )
+
+
+def rows_of(repair: Repair, target: str, round: int) -> list[BufferRow]:
+    """Buffer rows of a repair: conditioned on the repair prompt, on the plain task, or both.
+
+    A prompt that merely continues the plain task (a resumed or resampled try) is a plain one already.
+    """
+    if repair.chosen is None:
+        return []
+    chosen, plain = repair.candidates[repair.chosen], repair.failure.trajectory
+    if chosen.prompt[: len(plain.prompt)] == plain.prompt:
+        return [row_of(chosen, "repair", round)]
+    both = {"repair": [row_of(chosen, "repair", round)], "plain": [row_of(chosen, "repair", round, prompt=plain)]}
+    return both["repair"] + both["plain"] if target == "both" else both[target]
+
+
+def anchors(cases: Sequence[Case], count: int, round: int, rng: np.random.Generator) -> list[BufferRow]:
+    """Up to `count` passing first tries, spread evenly over the kinds."""
+    passing = {(t.task.suite, t.task.id, t.attempt): t for t, card in cases if card.resolved}
+    by_task = {(t.task.suite, t.task.id): t for t in passing.values()}
+    tasks = sample_tasks([t.task for t in by_task.values()], count, rng)
+    return [row_of(by_task[task.suite, task.id], "anchor", round) for task in tasks]
+
+
+# ------------------------------------------------------------------------------------------------ the run
+
+
+@dataclass
+class Evolution:
+    """One run of a recipe. Build it with `build` in stages.py, or by hand with a scripted learner.
+
+    Attributes:
+        recipe: What was asked.
+        suites, verifiers, repair, selector: Its components, loaded.
+        learner: What is trained.
+        run: Where it is recorded.
+        objectives: In the order of score vectors.
+        reporter, observers: Who is told.
+    """
+
+    recipe: Recipe
+    suites: Mapping[str, Suite]
+    verifiers: Sequence[Any]
+    repair: RepairStrategy
+    selector: ParetoSelector
+    learner: Learner
+    run: RunDirectory
+    objectives: Sequence[str]
+    reporter: Reporter = field(default_factory=Silent)
+    observers: Sequence[Callable[..., Any]] = ()
+
+    def __post_init__(self) -> None:
+        self._tasks: dict[str, list[Task]] = {}
+        self._limits: Limits = self.recipe.rollout.limits
+
+    # -------------------------------------------------------------------------------------------- the whole run
+
+    def __call__(self) -> list[dict[str, Any]]:
+        """Run, or go on with, all rounds; returns the rows of metrics.json."""
+        self._round_zero()
+        accepted = 0
+        for round in range(1, self.recipe.rounds + 1):
+            accepted = self._round(round, accepted)
+        return self._write_metrics()
+
+    def _round_zero(self) -> None:
+        """The policy before training: a warm start if asked for, then its evaluation."""
+        if self.recipe.warm_start is not None:
+            self._evaluate(0, "test", "base")
+            self._train(0, "warm_start", "warm_start", self._warm_start)
+        self._baselines()
+        self._evaluate(0, "test")
+        self._evaluate(0, "validation")
+
+    def _round(self, round: int, accepted: int) -> int:
+        """One round from the policy of round `accepted`; returns the round whose policy the next one starts from."""
+        stages = self._done(round)
+        done = stages.get("accept")
+        if done is None:
+            self._load_policy(round if "save" in stages else accepted)
+            collected = self._collect(round)
+            repairs = self._repair(round, collected)
+            buffer = self._buffer(round, collected, repairs, accepted)
+            if self.recipe.sft is not None and buffer:
+                self._train(round, "sft", "sft", lambda seed: self.learner.sft(buffer, seed, "sft"))
+            if self.recipe.pfpo is not None:
+                requests = self._pfpo_requests(round, collected)
+                self._train(round, "pfpo", "pfpo", lambda seed: self.learner.pfpo(requests, seed))
+            self._stage(round, "save", 0, lambda: self._save_policy(round))
+            self._evaluate(round, "validation")
+            self._evaluate(round, "test")
+            done = self._accept(round, accepted)
+        return round if done["accepted"] else accepted
+
+    # -------------------------------------------------------------------------------------------- stages, resumable
+
+    def _done(self, round: int) -> dict[str, dict[str, Any]]:
+        """Finished stages of a round by name."""
+        return {record["stage"]: record for record in self.run.read(f"{round_dir(round)}/stages.jsonl")}
+
+    def _stage(self, round: int, name: str, total: int, work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """Do a stage once, and record that it is done, with its summary and seconds."""
+        done = self._done(round).get(name)
+        if done is not None:
+            return done
+        self.reporter.start(round, name, total)
+        start = time.perf_counter()
+        summary = dict(work())
+        record = {"stage": name, **summary, "seconds": time.perf_counter() - start}
+        self.run.append(f"{round_dir(round)}/stages.jsonl", [record])
+        self.reporter.finish({"round": round, **record})
+        return record
+
+    def _train(self, round: int, name: str, stage: str, work: Callable[[int], Mapping[str, Any]]) -> None:
+        """A training stage; the policy is saved after it, so that a resumed run does not train twice."""
+        folder = f"{round_dir(round)}/after-{name}"
+        if name in self._done(round):
+            if (self.run.path / folder).is_dir():
+                self.learner.load(str(self.run.path / folder))
+            return
+
+        def train() -> Mapping[str, Any]:
+            summary = work(seed_of(self.recipe.seed, round, stage))
+            with self.run.replacing(folder) as path:
+                self.learner.save(str(path))
+            return summary
+
+        self._stage(round, name, 0, train)
+
+    def _save_policy(self, round: int) -> Mapping[str, Any]:
+        """The policy of the round; what the training stages left between them goes."""
+        with self.run.replacing(f"{round_dir(round)}/policy") as path:
+            self.learner.save(str(path))
+        for folder in (self.run.path / round_dir(round)).glob("after-*"):
+            shutil.rmtree(folder)
+        return {}
+
+    def _load_policy(self, round: int) -> None:
+        """The policy of an accepted round; round 0 is the model as given, or its warm start."""
+        folders = [f"{round_dir(round)}/policy", f"{round_dir(round)}/after-warm_start", f"{round_dir(round)}/base"]
+        for folder in folders:
+            if (self.run.path / folder).is_dir():
+                self.learner.load(str(self.run.path / folder))
+                return
+        with self.run.replacing(f"{round_dir(0)}/base") as path:
+            self.learner.save(str(path))
+
+    # -------------------------------------------------------------------------------------------- rolling out
+
+    def tasks(self, split: str) -> list[Task]:
+        """All tasks of a split, of all suites, each under the name that the recipe gives its suite."""
+        if split not in self._tasks:
+            self._tasks[split] = [
+                dataclasses.replace(task, suite=name)
+                for name, suite in self.suites.items()
+                for task in suite.tasks(split, self.recipe.seed)
+            ]
+        return self._tasks[split]
+
+    def _sample(self, split: str, count: int | None, round: int = 0) -> list[Task]:
+        rng = np.random.default_rng(seed_of(self.recipe.seed, round, f"tasks-{split}"))
+        tasks = sample_tasks(self.tasks(split), count, rng)
+        if not tasks:
+            raise FateError(f"the suites have no {split} tasks; check their arguments.")
+        return tasks
+
+    def _roll(
+        self, round: int, file: str, stage: str, requests: Sequence[RolloutRequest], policy: Policy | None = None
+    ) -> list[Case]:
+        """Roll out and score in chunks; a chunk is committed whole, and what is committed is not done again."""
+        name, size = f"{round_dir(round)}/{file}.jsonl", self.recipe.rollout.chunk
+        committed = self.run.chunks(name, stage)
+        cases: list[Case] = []
+        for chunk, start in enumerate(range(0, len(requests), size)):
+            members = requests[start : start + size]
+            if chunk not in committed:
+                seed = seed_of(self.recipe.seed, round, stage, chunk)
+                committed[chunk] = self._score((policy or self.learner).rollout(members, seed))
+                self.run.append_chunk(name, stage, chunk, committed[chunk])
+            self.reporter.advance(len(members))
+            cases += committed[chunk]
+            evaluate.check_errors(cases, self._budget(len(cases)))
+        return cases
+
+    def _budget(self, seen: int) -> float:
+        """The error budget; a first few errors never stop a run."""
+        return max(self.recipe.evaluation.max_error_rate, 3 / seen)
+
+    def _score(self, trajectories: Sequence[Trajectory]) -> list[Case]:
+        return list(zip(trajectories, score_all(self.verifiers, trajectories), strict=True))
+
+    # -------------------------------------------------------------------------------------------- the stages
+
+    def _warm_start(self, seed: int) -> Mapping[str, Any]:
+        """SFT on oracle traces of the training split, each executed for real and kept only if it is resolved."""
+        assert self.recipe.warm_start is not None
+        rng = np.random.default_rng(seed)
+        traces = []
+        for task in sample_tasks(self.tasks("train"), self.recipe.warm_start.traces, rng):
+            suite = self.suites[task.suite]
+            script = script_for(suite, task, "oracle")
+            if script is not None:
+                traces.append(
+                    perform(suite, RolloutRequest(task, task.messages, "warm_start"), script, "oracle", self._limits)
+                )
+        rows = [row_of(trajectory, "oracle", 0) for trajectory, card in self._score(traces) if card.resolved]
+        if not rows:
+            raise FateError(
+                "warm_start: no oracle trace of the training split is resolved; run `fate-trl suites check`."
+            )
+        self.run.append(f"{round_dir(0)}/buffer.jsonl", (row.to_dict() for row in rows))
+        return {"traces": len(rows), **self.learner.sft(rows, seed, "warm_start")}
+
+    def _collect(self, round: int) -> list[Case]:
+        tasks = self._sample("train", self.recipe.rollout.tasks, round)
+        requests = [RolloutRequest(task, task.messages, "collect") for task in tasks]
+        cases: list[Case] = []
+
+        def work() -> Mapping[str, Any]:
+            cases.extend(self._roll(round, "rollouts", "collect", requests))
+            return {
+                "trajectories": len(cases),
+                "failures": len(failures_of(cases)),
+                "resolved": sum(card.resolved for _, card in cases),
+                "errors": sum(map(evaluate.is_error, cases)),
+                **tokens(cases),
+            }
+
+        self._stage(round, "collect", len(requests), work)
+        return cases or self.run.cases(f"{round_dir(round)}/rollouts.jsonl", "collect")
+
+    def _repair(self, round: int, collected: Sequence[Case]) -> list[Repair]:
+        """Propose, execute and score K candidates per failure, and select one."""
+        rng = np.random.default_rng(seed_of(self.recipe.seed, round, "repair"))
+        settings, failures = self.recipe.repair, failures_of(collected)
+        if settings.max_failures is not None and len(failures) > settings.max_failures:
+            chosen = sample_tasks([f.trajectory.task for f in failures], settings.max_failures, rng)
+            keys = {(task.suite, task.id) for task in chosen}
+            failures = [f for f in failures if (f.trajectory.task.suite, f.trajectory.task.id) in keys]
+        requests = self.repair.requests(failures, settings.k, rng)
+        repairs: list[Repair] = []
+
+        def work() -> Mapping[str, Any]:
+            cases = self._roll(round, "repairs", "repair", requests)
+            repairs.extend(self._select(failures, cases, rng))
+            self.run.write_text(f"{round_dir(round)}/selections.jsonl", "")
+            self.run.append(f"{round_dir(round)}/selections.jsonl", map(_selection, repairs))
+            return {**repair_summary(repairs), **tokens(cases)}
+
+        self._stage(round, "repair", len(requests), work)
+        return repairs or self._select(failures, self.run.cases(f"{round_dir(round)}/repairs.jsonl", "repair"), rng)
+
+    def _select(self, failures: Sequence[Failure], cases: Sequence[Case], rng: np.random.Generator) -> list[Repair]:
+        k, settings = self.recipe.repair.k, self.recipe.repair
+        by_failure: dict[tuple[str, str, int], list[Case]] = {}
+        for trajectory, card in cases:
+            key = (trajectory.task.suite, trajectory.task.id, trajectory.attempt // k)
+            by_failure.setdefault(key, []).append((trajectory, card))
+        repairs = []
+        for failure in failures:
+            task, attempt = failure.trajectory.task, failure.trajectory.attempt
+            candidates = by_failure.get((task.suite, task.id, attempt), [])
+            args = (self.selector, self.objectives, settings.accept, settings.floors, rng)
+            repairs.append(select(failure, candidates, *args))
+        return repairs
+
+    def _buffer(
+        self, round: int, collected: Sequence[Case], repairs: Sequence[Repair], accepted: int
+    ) -> list[BufferRow]:
+        """The rows to train on: this round's repairs and anchors, and with `replay` those of accepted rounds."""
+        name, settings = "buffer.jsonl", self.recipe.repair
+
+        def work() -> Mapping[str, Any]:
+            rng = np.random.default_rng(seed_of(self.recipe.seed, round, "anchors"))
+            rows = [row for repair in repairs for row in rows_of(repair, settings.target, round)]
+            kept = anchors(collected, int(settings.anchors * len(rows)), round, rng) if settings.anchors else []
+            self.run.write_text(f"{round_dir(round)}/{name}", "")
+            self.run.append(f"{round_dir(round)}/{name}", (row.to_dict() for row in (*rows, *kept)))
+            return {"repair_rows": len(rows), "anchor_rows": len(kept)}
+
+        self._stage(round, "buffer", 0, work)
+        rounds = [*range(1, accepted + 1), round] if settings.replay else [round]
+        records = [record for r in rounds for record in self.run.read(f"{round_dir(r)}/{name}")]
+        return [BufferRow.from_dict(record) for record in records]
+
+    def _pfpo_requests(self, round: int, collected: Sequence[Case]) -> list[RolloutRequest]:
+        """What PFPO samples on: the round's plain tasks, its repair prompts, or both."""
+        assert self.recipe.pfpo is not None
+        prompts = self.recipe.pfpo.prompts
+        requests = [RolloutRequest(t.task, t.task.messages, "pfpo") for t, _ in collected]
+        if prompts == "plain":
+            return requests
+        rng = np.random.default_rng(seed_of(self.recipe.seed, round, "pfpo-prompts"))
+        repairs = [
+            RolloutRequest(r.task, r.messages, "pfpo", r.attempt, r.replay)
+            for r in self.repair.requests(failures_of(collected), 1, rng)
+        ]
+        return repairs or requests if prompts == "repair" else requests + repairs
+
+    def _evaluate(self, round: int, split: str, policy: str = "") -> list[Case]:
+        """Roll the learner (or, for `policy`, the learner as it is under that name) out on held-out tasks."""
+        settings = self.recipe.evaluation
+        count = settings.tasks if split == "test" else settings.validation
+        if count == 0 or (split == "validation" and not self.tasks(split)):
+            return []
+        stage = f"eval-{split}" + (f"-{policy}" if policy else "")
+        requests = [RolloutRequest(task, task.messages, stage) for task in self._sample(split, count)]
+
+        def work() -> Mapping[str, Any]:
+            cases = self._roll(round, "rollouts", stage, requests)
+            return {"trajectories": len(cases), "errors": sum(map(evaluate.is_error, cases)), **tokens(cases)}
+
+        self._stage(round, stage, len(requests), work)
+        return self.run.cases(f"{round_dir(round)}/rollouts.jsonl", stage)
+
+    def _baselines(self) -> None:
+        """The scripted policies on the test tasks: what the numbers are to be seen against."""
+        if not self.recipe.evaluation.baselines:
+            return
+        tasks = self._sample("test", self.recipe.evaluation.tasks)
+        for role in ROLES:
+            stage = f"eval-test-{role}"
+            requests = [RolloutRequest(task, task.messages, stage) for task in tasks]
+            policy = ScriptedPolicy(self.suites, role)
+
+            def work(stage: str = stage, policy: Policy = policy, requests: Sequence[RolloutRequest] = requests) -> Any:
+                return {"trajectories": len(self._roll(0, "rollouts", stage, requests, policy))}
+
+            self._stage(0, stage, len(tasks), work)
+
+    def _accept(self, round: int, accepted: int) -> dict[str, Any]:
+        """Accept the round, or roll back where an objective got worse for sure (ours)."""
+
+        def work() -> Mapping[str, Any]:
+            before = self.run.cases(f"{round_dir(accepted)}/rollouts.jsonl", "eval-validation")
+            after = self.run.cases(f"{round_dir(round)}/rollouts.jsonl", "eval-validation")
+            worse: list[str] = []
+            if before and after:
+                worse = evaluate.regressions(before, after, self.objectives, self.recipe.evaluation.tolerance)
+            return {"accepted": not worse, "worse": worse}
+
+        record = self._stage(round, "accept", 0, work)
+        for observer in self.observers:
+            observer(record={"round": round, "stages": self._done(round), "metrics": self._rows(round)})
+        return record
+
+    # -------------------------------------------------------------------------------------------- metrics
+
+    def _rows(self, round: int) -> list[dict[str, Any]]:
+        """Rows of metrics.json of one round."""
+        rows: list[dict[str, Any]] = []
+        accepted = self._done(round).get("accept", {"accepted": True})["accepted"]
+        for stage in self._done(round):
+            if not stage.startswith("eval-"):
+                continue
+            _, split, *policy = stage.split("-", 2)
+            name = policy[0] if policy else ("base" if round == 0 and self.recipe.warm_start is None else "")
+            name = name or ("warm-start" if round == 0 else f"round-{round}")
+            cases = self.run.cases(f"{round_dir(round)}/rollouts.jsonl", stage)
+            rows += evaluate.rows(
+                cases, round=round, split=split, policy=name, accepted=accepted, seed=self.recipe.seed
+            )
+        return rows
+
+    def _write_metrics(self) -> list[dict[str, Any]]:
+        rows = [row for round in range(self.recipe.rounds + 1) for row in self._rows(round)]
+        self.run.write_json("metrics.json", {"schema": 1, "rows": rows})
+        return rows
+
+
+def failures_of(cases: Iterable[Case]) -> list[Failure]:
+    """Scored trajectories below a pass mark; errors are no failures."""
+    return [
+        Failure(trajectory, card)
+        for trajectory, card in cases
+        if not evaluate.is_error((trajectory, card)) and card.failed
+    ]
+
+
+def tokens(cases: Sequence[Case]) -> dict[str, int]:
+    """Tokens of a stage's rollouts: given as prompt, and sampled by the policy."""
+    return {
+        "prompt_tokens": sum(len(t.prompt_ids) for t, _ in cases),
+        "sampled_tokens": sum(sum(t.policy_mask) for t, _ in cases),
+    }
+
+
+def repair_summary(repairs: Sequence[Repair]) -> dict[str, Any]:
+    """Counts of a repair stage. Chosen candidates that are not resolved are counted apart: they must not slip in."""
+    chosen = [(repair, repair.chosen) for repair in repairs if repair.chosen is not None]
+    decided: dict[str, int] = {}
+    for repair, _ in chosen:
+        decided[repair.decided_by] = decided.get(repair.decided_by, 0) + 1
+    return {
+        "failures": len(repairs),
+        "candidates": sum(len(repair.candidates) for repair in repairs),
+        "candidates_resolved": sum(card.resolved for repair in repairs for card in repair.cards),
+        "candidates_accepted": sum(len(repair.accepted) for repair in repairs),
+        "errors": sum(evaluate.is_error(case) for r in repairs for case in zip(r.candidates, r.cards, strict=True)),
+        "repaired": len(chosen),
+        "chosen_not_resolved": sum(not repair.cards[index].resolved for repair, index in chosen),
+        "decided_by": decided,
+    }
+
+
+def _selection(repair: Repair) -> dict[str, Any]:
+    """A repair as a record; its trajectories stand in rollouts.jsonl and repairs.jsonl, and are named by key."""
+    return {
+        "failure": list(repair.failure.trajectory.key),
+        "failed": list(repair.failure.card.failed),
+        "candidates": [list(trajectory.key) for trajectory in repair.candidates],
+        "accepted": list(repair.accepted),
+        "front": list(repair.front),
+        "chosen": repair.chosen,
+        "decided_by": repair.decided_by,
+    }
