@@ -199,7 +199,8 @@ def tie_values(scores_G_N_M: np.ndarray, valid_G_N: np.ndarray, weights_M: np.nd
     """What decides between rows of one front, (G, N), higher is better (ours: the paper's formula is not public).
 
     "mean": weighted mean of the objectives that apply. "worst": the lowest of them, without weights.
-    "crowding": crowding distance within the row's own front, at most 1. Weights must not be negative (`orient`).
+    "crowding": crowding distance within the first front, at most 1, and 0 behind it: it sees neighbours, not sizes, so
+    among rows behind the front it could put a dominated one ahead. Weights must not be negative (`orient`).
     """
     scores, valid, applies = _clean(scores_G_N_M, valid_G_N)
     if how == "mean":
@@ -208,11 +209,8 @@ def tie_values(scores_G_N_M: np.ndarray, valid_G_N: np.ndarray, weights_M: np.nd
     if how == "worst":
         return _masked(np.where(applies[:, None], scores, np.inf).min(axis=2), valid, applies)
     values_G_N = np.zeros(valid.shape)
-    ranks_G_N = front_ranks(scores, valid)
-    for g, ranks_N in enumerate(ranks_G_N):
-        for rank in range(ranks_N.max(initial=-1) + 1):
-            rows = ranks_N == rank
-            values_G_N[g, rows] = np.minimum(crowding_distance(scores[g, rows][:, applies[g]]), 1.0)
+    for g, front_N in enumerate(first_front(scores, valid)):
+        values_G_N[g, front_N] = np.minimum(crowding_distance(scores[g, front_N][:, applies[g]]), 1.0)
     return _masked(values_G_N, valid, applies)
 
 
