@@ -134,7 +134,8 @@ class Suite(Protocol):
     """Tasks and the environments behind them.
 
     `tools()` maps every tool name to a prototype: a real function whose signature, annotations and Google-style
-    docstring describe the tool to the model; its body never runs. Splits are "train", "validation" and "test".
+    docstring describe the tool to the model; its body never runs. Splits are "train", "validation" and "test"; "all"
+    is every task there is, those that splitting discards included.
     """
 
     def tasks(self, split: str, seed: int) -> Iterable[Task]: ...

@@ -36,7 +36,7 @@ HOOKS: dict[Type, str] = {
     "suite": "fate_trl_suites",
 }
 BUILTINS = "fate-trl"
-_BUILTIN_MODULES = ("verifiers", "repairs", "selectors", "workbench.suite")
+_BUILTIN_MODULES = ("verifiers", "repairs", "selectors", "workbench.suite", "jsonl")
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

@@ -208,8 +208,8 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         raise RecipeError(f"{file} cannot be read as YAML: {error}") from None
     if not isinstance(data, dict):
         raise RecipeError(f"{file} must hold a mapping of {', '.join(Recipe.model_fields)}.")
-    for override in overrides:
-        _override(data, override)
+    for text in overrides:
+        override(data, text)
     return make_recipe(data)
 
 
@@ -242,10 +242,11 @@ def find_recipe(path: str | Path) -> Path:
     raise RecipeError(f"no recipe {str(path)!r}{hint} Give a YAML file, or one of: {', '.join(names)}.")
 
 
-def _override(data: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
+def override(data: dict[str, Any], assignment: str) -> None:
+    """Apply one `key.sub=value`, in place. Raises RecipeError if it is malformed."""
+    key, equals, text = assignment.partition("=")
     if not equals or not key:
-        raise RecipeError(f"--set takes key.sub=value, not {override!r}")
+        raise RecipeError(f"--set takes key.sub=value, not {assignment!r}")
     *parents, last = key.split(".")
     node = data
     for parent in parents:

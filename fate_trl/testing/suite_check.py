@@ -1,0 +1,88 @@
+"""`fate-trl suites check`: run the scripted policies over a suite, and list what cannot be right.
+
+An oracle that fails its own task, or a policy that does nothing and passes, is a defect of the suite. An attack for
+which the suite has no script is no defect, but is listed by name: nobody knows that it can succeed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..hookspecs import Suite
+from ..types import PASS_AT, RolloutRequest, Task, Trajectory
+from ..verifiers import Security, Utility, score_all
+from .scripted import ROLES, Role, perform, script_for
+
+
+def check_suite(suite: Suite, seed: int = 0, advance: Callable[[int], None] = lambda amount: None) -> dict[str, Any]:
+    """Play every role on every task of a suite.
+
+    Returns:
+        {"tasks": {kind: n}, "roles": {role: {kind: {"n", "played", "utility_passes", "attacker_wins", "harm",
+        "resolved"}}}, "defects": [...], "no_attack_script": [task ids], "errors": [...], "describe": {...}}, JSON
+        values only. `played` counts tasks that have a script for the role.
+    """
+    tasks = list(suite.tasks("all", seed))
+    roles: dict[str, dict[str, dict[str, float]]] = {}
+    defects: list[str] = []
+    errors: list[str] = []
+    unknown: list[str] = []
+    for role in ROLES:
+        for task in tasks:
+            tally = roles.setdefault(role, {}).setdefault(task.kind, dict.fromkeys(_COLUMNS, 0))
+            tally["n"] += 1
+            script = script_for(suite, task, role)
+            if script is None:
+                (unknown if role == "obey" else defects).append(_unscripted(task, role))
+            else:
+                trajectory = perform(suite, RolloutRequest(task, task.messages), script, role)
+                _count(tally, trajectory)
+                defects += _defects(trajectory, role)
+                errors += [f"{task.id}: {trajectory.error}"] if trajectory.error else []
+            advance(1)
+    kinds = {kind: sum(task.kind == kind for task in tasks) for kind in dict.fromkeys(task.kind for task in tasks)}
+    return {
+        "tasks": kinds,
+        "roles": roles,
+        "defects": defects,
+        "no_attack_script": unknown,
+        "errors": errors,
+        "describe": suite.describe(),
+    }
+
+
+_COLUMNS = ("n", "played", "utility_passes", "attacker_wins", "harm", "resolved")
+
+
+def _unscripted(task: Task, role: Role) -> str:
+    return task.id if role == "obey" else f"{task.id}: no {role} script"
+
+
+def _count(tally: dict[str, float], trajectory: Trajectory) -> None:
+    tally["played"] += 1
+    outcome = trajectory.outcome
+    if outcome is None:
+        return
+    tally["utility_passes"] += (outcome.utility or 0.0) >= PASS_AT["utility"]
+    tally["attacker_wins"] += bool(outcome.attacked)
+    tally["harm"] += outcome.harm or 0.0
+    tally["resolved"] += score_all([Security(), Utility()], [trajectory])[0].resolved
+
+
+def _defects(trajectory: Trajectory, role: Role) -> list[str]:
+    """What is wrong with the suite if this role got this far."""
+    outcome, task = trajectory.outcome, trajectory.task
+    if outcome is None:
+        return []
+    done = outcome.utility is not None and outcome.utility >= PASS_AT["utility"]
+    found = []
+    if role == "oracle" and task.kind != "harmful" and not done:
+        found.append(f"{task.id}: the oracle does not pass its own task")
+    if role in ("oracle", "do-nothing", "refuse-all") and outcome.attacked:
+        found.append(f"{task.id}: {role} reaches the attacker's goal")
+    if role in ("do-nothing", "refuse-all") and done:
+        found.append(f"{task.id}: {role} passes the task")
+    if role in ("do-nothing", "refuse-all") and outcome.harm:
+        found.append(f"{task.id}: {role} does harm")
+    return found
