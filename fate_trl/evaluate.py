@@ -33,12 +33,14 @@ Intervals are two-sided, 95 %, and clipped to the metric's range. A cluster is (
 (suite, task id) for tasks without one.
 
 - Zeros and ones, one case per cluster, one mean: Wilson's score interval (Wilson 1927).
-- Everything else: bootstrap-t over clusters (Efron & Tibshirani 1993, ch. 12.5) with linearised cluster-robust
-  standard errors, 2000 resamples. Below 20 clusters it is flagged (`few_clusters`), as is Wilson's.
+- Everything else: bootstrap-t over clusters (Efron & Tibshirani 1993, ch. 12.5), 2000 resamples, with linearised
+  cluster-robust standard errors, on the arcsine scale, which evens out the variance near the ends of the range
+  (simulated: nearer to 95 % than without it, and never off the range).
 - If (almost) all clusters agree, resamples without any variance are common and a bootstrap knows nothing. Then a
   share h of unseen clusters may differ as much as the range allows, where h = z² / (C + z²) is Wilson's upper end for
   0 of C clusters. At 0 and 1 that is Wilson's interval on the number of clusters, which is conservative: more
   cases in a cluster buy nothing. The plain normal interval is joined to it.
+- Below 20 clusters, in its smallest kind for a mean by kind, an interval is flagged (`few_clusters`).
 
 Two policies are compared case by case, on the tasks that both have: see `compare`.
 """
@@ -83,6 +85,10 @@ def _everywhere(task: Task) -> bool:
     return True
 
 
+def _no_value(trajectory: Trajectory, card: ScoreCard) -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class Metric:
     """One metric: a per-case value, and the tasks it is defined on.
@@ -94,13 +100,13 @@ class Metric:
         value: (trajectory, card) -> value in [0, 1], or None where the case says nothing about it.
         on: Narrows the tasks further, by tag.
         by_kind: Average within each kind first, then over kinds; else every case has the same weight.
-        factors: For a product of means, the means; then `value` is not used.
+        factors: For a product of means, the means; a product has no value per case.
     """
 
     name: str
     direction: int
     kinds: tuple[Kind, ...]
-    value: Callable[[Trajectory, ScoreCard], float | None]
+    value: Callable[[Trajectory, ScoreCard], float | None] = _no_value
     on: Callable[[Task], bool] = _everywhere
     by_kind: bool = False
     factors: tuple[Metric, ...] = ()
@@ -207,7 +213,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("valid_calls", 1, KINDS, partial(_passes, objective="trajectory_control")),
     Metric("resolved", 1, KINDS, _resolved),
     *map(objective_metric, OBJECTIVES),
-    Metric("objective_product", 1, KINDS, _resolved, by_kind=True, factors=tuple(map(objective_metric, OBJECTIVES))),
+    Metric("objective_product", 1, KINDS, by_kind=True, factors=tuple(map(objective_metric, OBJECTIVES))),
 )
 """Every metric but `mean_<objective>` of objectives beyond the four, which is added where cards hold such scores."""
 
@@ -246,7 +252,8 @@ def _reasons(cases: Iterable[Case]) -> Counter[str]:
     for trajectory, card in cases:
         # A broken episode makes every objective an error for the same reason; it is counted once.
         reasons = {"rollout": trajectory.error} if trajectory.error else card.errors
-        counts.update(f"{objective}/{reason.strip().splitlines()[0][:120]}" for objective, reason in reasons.items())
+        for objective, reason in reasons.items():
+            counts[f"{objective}/{reason.strip().partition(chr(10))[0][:120]}"] += 1  # a traceback is no key
     return counts
 
 
@@ -274,11 +281,12 @@ class _Table:
 
 
 def _table(cases_S: tuple[Sequence[Case], ...], sign_S: Sequence[float]) -> _Table:
-    clusters: dict[tuple[str, str, str], int] = {}
     tasks = [trajectory.task for trajectory, _ in cases_S[0]]
+    # Sorted, so that resamples do not depend on the order in which episodes finished.
+    number = {cluster: i for i, cluster in enumerate(sorted({_cluster(task) for task in tasks}))}
     return _Table(
         cases_S=cases_S,
-        cluster_N=np.array([clusters.setdefault(_cluster(task), len(clusters)) for task in tasks], dtype=np.intp),
+        cluster_N=np.array([number[_cluster(task)] for task in tasks], dtype=np.intp),
         kind_N=np.array([KINDS.index(task.kind) for task in tasks], dtype=np.intp),
         error_S_N=np.array([[is_error(case) for case in cases] for cases in cases_S], dtype=bool),
         sign_S=np.array(sign_S, dtype=float),
@@ -306,6 +314,12 @@ class _Design:
     @property
     def clusters(self) -> int:
         return len(self.totals_C_S_F_K_2)
+
+    @property
+    def smallest(self) -> int:
+        """Clusters in the smallest stratum: a mean by kind is no better known than its least known kind."""
+        clusters_F_K = (self.totals_C_S_F_K_2[:, 0, :, :, 1] > 0).sum(axis=0)
+        return int(clusters_F_K[self.weight_F_K > 0].min())
 
     @property
     def range(self) -> tuple[float, float]:
@@ -399,16 +413,27 @@ def wilson(share: float, n: float) -> tuple[float, float]:
 def _unseen(value: float, error: float, design: _Design) -> tuple[float, float]:
     """Interval where (almost) all clusters agree: see the module's docstring.
 
-    A cluster that differs may do so in every factor of a product at once, hence the power. The smallest stratum
-    counts, since a mean by kind is no better known than its least known kind.
+    A cluster that differs may do so in every factor of a product at once, hence the power.
     """
-    clusters_S_F_K = (design.totals_C_S_F_K_2[..., 1] > 0).sum(axis=0)
-    smallest = clusters_S_F_K[0][design.weight_F_K > 0].min()
-    share = 1 - (smallest / (smallest + _Z**2)) ** len(design.weight_F_K)
+    share = 1 - (design.smallest / (design.smallest + _Z**2)) ** len(design.weight_F_K)
     low, high = design.range
-    return min(value - share * (value - low), value - _Z * error), max(
-        value + share * (high - value), value + _Z * error
-    )
+    below, above = max(share * (value - low), _Z * error), max(share * (high - value), _Z * error)
+    return value - below, value + above
+
+
+def _angle(estimates: Array, errors: Array, design: _Design) -> tuple[Array, Array]:
+    """Estimates and standard errors on the arcsine scale, in radians."""
+    low, high = design.range
+    share = np.clip((estimates - low) / (high - low), 1e-12, 1 - 1e-12)
+    return np.arcsin(np.sqrt(share)), errors / (2 * (high - low) * np.sqrt(share * (1 - share)))
+
+
+def _bootstrap_t(value: Array, error: Array, t: Array, design: _Design) -> tuple[float, float]:
+    """Interval from the studentized resamples `t`, taken back from the arcsine scale."""
+    low, high = design.range
+    angle, spread = _angle(value, error, design)
+    ends = np.clip(angle - np.quantile(t, (0.975, 0.025)) * spread, 0, np.pi / 2)
+    return tuple((low + (high - low) * np.sin(ends) ** 2).tolist())
 
 
 def _studentized(designs: Sequence[_Design], seed: int) -> list[Array]:
@@ -419,7 +444,7 @@ def _studentized(designs: Sequence[_Design], seed: int) -> list[Array]:
         by_size[design.clusters].append(i)
     for size, members in by_size.items():
         rng = np.random.default_rng([seed, size])
-        centres = {i: _estimate_with_error(np.ones((1, size)), designs[i])[0] for i in members}
+        centres = {i: _angle(*_estimate_with_error(np.ones((1, size)), designs[i]), designs[i])[0] for i in members}
         block = max(1, _BLOCK // size)
         for start in range(0, _RESAMPLES, block):
             b = min(block, _RESAMPLES - start)
@@ -428,7 +453,8 @@ def _studentized(designs: Sequence[_Design], seed: int) -> list[Array]:
             for i in members:
                 estimates, errors = _estimate_with_error(weights_B_C, designs[i])
                 sound = errors > _ZERO_ERROR
-                out[i].append((estimates[sound] - centres[i]) / errors[sound])
+                angles, spreads = _angle(estimates[sound], errors[sound], designs[i])
+                out[i].append((angles - centres[i]) / spreads)
     return [np.concatenate(blocks) for blocks in out]
 
 
@@ -446,8 +472,7 @@ def _measure(designs: dict[str, _Design], seed: int) -> dict[str, dict[str, Any]
         elif len(t) < (1 - _BROKEN) * _RESAMPLES:
             low, high = _unseen(value, error, design)
         else:
-            upper, lower = np.quantile(t, (0.025, 0.975))
-            low, high = value - float(lower) * error, value - float(upper) * error
+            low, high = _bootstrap_t(*point[name], t, design)
         least, most = design.range
         out[name] = {
             "value": value,
@@ -456,7 +481,7 @@ def _measure(designs: dict[str, _Design], seed: int) -> dict[str, dict[str, Any]
             "n": design.n,
             "clusters": design.clusters,
         }
-        if design.clusters < FEW_CLUSTERS:
+        if design.smallest < FEW_CLUSTERS:
             out[name]["few_clusters"] = True
     return out
 
@@ -469,9 +494,9 @@ def _error_bounds(table: _Table, metrics: Sequence[Metric]) -> dict[str, list[fl
     lowest = (table.sign_S < 0).astype(float)  # a side that is subtracted lowers the result by being high
     for metric in metrics:
         designs = [_design(table, metric, fill) for fill in (lowest, 1 - lowest)]
-        if all(designs):
-            ends = (_estimate(d.totals_C_S_F_K_2.sum(axis=0)[None], d)[0][0] for d in designs if d)
-            bounds[metric.name] = [float(end) for end in ends]
+        ends = [_estimate(d.totals_C_S_F_K_2.sum(axis=0)[None], d)[0] for d in designs if d is not None]
+        if ends:  # filling decides the values, not which cases count: both designs are there or none is
+            bounds[metric.name] = [float(end[0]) for end in ends]
     return bounds
 
 
@@ -496,7 +521,7 @@ def summarize(cases: Sequence[Case], *, seed: int = 0) -> dict[str, Any]:
 
     Returns:
         {"metrics": {name: {"value", "low", "high", "n", "clusters"}}, "errors": {...}}, JSON values only.
-        A metric also has "few_clusters": True below 20 clusters, and "error_low" and "error_high" if cases were
+        A metric also has "few_clusters": True (see the module), and "error_low" and "error_high" if cases were
         excluded. "errors" is {} if there were none, else the number of excluded cases as "excluded", a count for each
         "objective/reason" ("rollout/reason" for a broken episode), and "bounds": {metric: [low, high]}, which
         also holds metrics that no case is left for.
