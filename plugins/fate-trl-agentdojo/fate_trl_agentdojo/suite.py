@@ -90,7 +90,7 @@ class AgentDojoSuite:
         self._payloads = lru_cache(maxsize=8192)(self._make_payloads)
         self._candidates = cache(self._find_candidates)
         self._holds_untouched = cache(self._check_untouched)
-        self._user_tools = cache(self._ground_truth_tools)
+        self._task_tools = cache(self._ground_truth_tools)
         self._all_tasks = cache(self._make_tasks)
 
     # -------------------------------------------------------------------------------------------- tasks
@@ -168,13 +168,14 @@ class AgentDojoSuite:
     def _offered(self, user: str | None, injection: str | None) -> tuple[str, ...]:
         if not self._needed_only:
             return tuple(self._prototypes)
-        needed = self._user_tools(user) | self._user_tools(injection)
-        others = [name for name in self._prototypes if name not in needed]
-        random.Random(stable_hash("distractors", self.name, user or injection, self._split_seed)).shuffle(others)
-        offered = needed | set(others[: self._distractors])
+        needed = self._task_tools(user) | self._task_tools(injection)
+        order = list(self._prototypes)
+        random.Random(stable_hash("distractors", self.name, user or injection, self._split_seed)).shuffle(order)
+        offered = needed.union([name for name in order if name not in needed][: self._distractors])
         return tuple(name for name in self._prototypes if name in offered)
 
     def _ground_truth_tools(self, task: str | None) -> frozenset[str]:
+        """Tools that a user task or an injection task takes, by id."""
         if task is None:
             return frozenset()
         environment = self._template.load({})
@@ -295,7 +296,7 @@ class AgentDojoSuite:
             "holds_untouched": [user for user in self._users if self._holds_untouched(user)],
             "unsolvable": list(UNSOLVABLE.get((self.version, self.name), ())),
             "no_attack_script": [
-                task for task in self._injections if not self._user_tools(task) and not self._says(task)
+                task for task in self._injections if not self._task_tools(task) and not self._says(task)
             ],
         }
 
