@@ -1,13 +1,20 @@
-"""A world small enough to train in a second: tokenizer, model, suite and policy, all made here; nothing is downloaded.
+"""A world small enough to train in seconds: tokenizer, model, suite and policy, all made here; nothing is downloaded.
 
-The tokenizer has one token per word, space and punctuation mark, its own chat template with `{% generation %}` marks and
-a `response_template`, so TRL's whole tool loop runs on it as it does on a real one. The suite is a till with two tools.
+The tokenizer has one token per word, space and punctuation mark, its own chat template with `{% generation %}` marks
+and a `response_template`, so TRL's whole tool loop runs on it as on a real one. The suite is a till with two tools.
 """
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -90,6 +97,27 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0, hidden: int = 
         bos_token_id=None,
     )
     return LlamaForCausalLM(config)
+
+
+def config(cls: Any, folder: Any, **changes: Any) -> Any:
+    """A training configuration for the CPU: groups of 4, two per step, no log-outs, no checkpoints."""
+    defaults = {
+        "output_dir": str(folder),
+        "use_cpu": True,
+        "bf16": False,
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 8,
+        "num_generations": 4,
+        "max_completion_length": 4,
+        "max_steps": 2,
+        "logging_steps": 1,
+        "learning_rate": 1e-2,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "gradient_checkpointing": False,
+    }
+    return cls(**{**defaults, **changes})
 
 
 def state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -183,16 +211,17 @@ def call(name: str, **arguments: Any) -> str:
 
 
 def warm_up(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], steps: int = 150
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], steps: int = 120
 ) -> None:
-    """Teach the model to write these conversations (rendered, with all special tokens); about a second."""
+    """Teach the model to write these conversations (rendered, with all special tokens); some seconds."""
     torch.manual_seed(0)
     batch = tokenizer(list(texts), padding=True, return_tensors="pt", add_special_tokens=False)
-    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    model.train()
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(steps):
-        model(**batch, labels=labels).loss.backward()
+        rows = torch.randperm(len(ids))[:9]
+        labels = ids[rows].masked_fill(mask[rows] == 0, -100)
+        model(input_ids=ids[rows], attention_mask=mask[rows], labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -207,6 +236,21 @@ def traces() -> list[str]:
             out += [start + paid, start + f"{call('look')}<|tool|>alice is owed<|end|><|assistant|>{paid}"]
         out += [start + "i cannot do that<|end|>", start + "done<|end|>", start + call("pay", who="bob")]
     return out
+
+
+@cache
+def _acting_state() -> dict[str, torch.Tensor]:
+    tokenizer = make_tokenizer()
+    model = make_model(tokenizer)
+    warm_up(model, tokenizer, traces())
+    return state(model)
+
+
+def acting_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A fresh copy of a policy that calls the till's tools, well and badly; trained once per test run."""
+    model = make_model(tokenizer)
+    model.load_state_dict(_acting_state())
+    return model
 
 
 def say(trainer: Any, turns: Sequence[Sequence[str]]) -> None:
