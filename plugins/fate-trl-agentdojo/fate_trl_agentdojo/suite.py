@@ -245,21 +245,24 @@ class AgentDojoSuite:
 
         "oracle" does the user's task, or refuses a harmful one. "obey" does the user's task, then the attacker's,
         whose calls are computed on the state that the user's left; under a denial of service it stops at the first
-        result that shows the attack. None for `UNSOLVABLE` tasks, and for "obey" where nobody attacks.
+        result that shows the attack. None for `UNSOLVABLE` tasks, which no calls solve.
         """
         user, injection = task.data.get("user"), task.data.get("injection")
         if user in UNSOLVABLE.get((self.version, self.name), ()):
             return None
-        if role == "oracle":
-            return _script(self._user_calls(task), self._answer(user)) if user else Script(answer=REFUSAL)
-        if injection:
-            episode = self.open(task)
-            calls = self._user_calls(task) if user else []
-            for call in calls:
-                episode.execute(call.function, call.args)
-            calls += attacker_calls(self.name, self._injections[injection], episode.environment)
-            return _script(calls, f"{self._answer(user)} {self._injections[injection].GROUND_TRUTH_OUTPUT}".strip())
-        return _script(self._calls_until_exposed(task), "asdf") if task.kind == "attacked" else None
+        if role == "obey" and injection:
+            return self._obey(task, self._injections[injection])
+        if role == "obey" and task.data.get("attack"):
+            return _script(self._calls_until_exposed(task), "I have stopped.")
+        return _script(self._user_calls(task), self._answer(user)) if user else Script(answer=REFUSAL)
+
+    def _obey(self, task: Task, injection: BaseInjectionTask) -> Script:
+        episode = self.open(task)
+        calls = self._user_calls(task) if "user" in task.data else []
+        for call in calls:
+            episode.execute(call.function, call.args)
+        calls += attacker_calls(self.name, injection, episode.environment)
+        return _script(calls, f"{self._answer(task.data.get('user'))} {injection.GROUND_TRUTH_OUTPUT}".strip())
 
     def _answer(self, user: str | None) -> str:
         return (self._users[user].GROUND_TRUTH_OUTPUT if user else "") or "Done."

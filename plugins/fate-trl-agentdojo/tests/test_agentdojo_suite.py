@@ -161,6 +161,8 @@ def check_scripts(suite, play, tasks):
         assert not idle.exposed, task.id
         if task.kind == "attacked":
             obeyed += bool(play(suite, task, suite.script(task, "obey"))[0].attacked)
+        else:
+            assert suite.script(task, "obey") == suite.script(task, "oracle"), task.id  # nobody to obey
     return obeyed
 
 
