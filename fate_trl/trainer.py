@@ -216,14 +216,24 @@ def _kind_of(row: Mapping[str, Any]) -> str:
     return row["request"].task.kind
 
 
-def _task_of(row: Mapping[str, Any], prompt: tuple[Message, ...]) -> Task:
-    """A task for a row that is no episode: its kind if it has one of ours, its other columns as data."""
-    kind = row.get("kind")
-    own = ("prompt", "kind", "environment", "id")
-    data = {key: value for key, value in row.items() if key not in own}
-    return Task(
-        id=str(row.get("id", "")), suite="", kind=kind if kind in KINDS else "benign", messages=prompt, data=data
+def _request_of(row: Mapping[str, Any], prompt: tuple[Message, ...]) -> RolloutRequest:
+    """The row's request; where it has none, one made up: its kind if it is one of ours, its other columns as data."""
+    if isinstance(row.get("request"), RolloutRequest):
+        return row["request"]
+    kind: Any = row.get("kind")
+    data = {key: value for key, value in row.items() if key not in ("prompt", "kind", "environment", "id")}
+    kind = kind if kind in KINDS else "benign"
+    return RolloutRequest(
+        task=Task(id=str(row.get("id", "")), suite="", kind=kind, messages=prompt, data=data), messages=prompt, stage=""
     )
+
+
+def _copied_out(environment: EpisodeEnvironment, messages: tuple[Message, ...]) -> dict[str, Any]:
+    """What an episode leaves in its trajectory: executed calls, outcome, error. TRL resets it in the next batch."""
+    recorder = environment._recorder
+    assert recorder is not None, "TRL resets an environment before it generates"
+    outcome = recorder.outcome(messages)
+    return {"calls": tuple(recorder.calls), "outcome": outcome, "error": recorder.error}
 
 
 # ------------------------------------------------------------------------------------------------ group statistics
@@ -603,41 +613,29 @@ class PFPOTrainer(GRPOTrainer):
         prompt_ids, completion_ids, masks, completions = self._generated[1][:4]
         out = []
         for i, (row, environment) in enumerate(zip(rows, environments, strict=True)):
-            messages = _messages(completions[i], "assistant")
-            mask = [1] * len(completion_ids[i]) if masks is None else masks[i]
-            sampled: dict[str, Any] = {
-                "messages": messages,
-                "prompt_ids": tuple(prompt_ids[i]),
-                "completion_ids": tuple(completion_ids[i]),
-                "policy_mask": tuple(mask),
-                "stop": self._stop(messages, completion_ids[i]),
-            }
+            prompt, messages = _messages(prompts[i], "user"), _messages(completions[i], "assistant")
+            request = _request_of(row, prompt)
+            stop = self._stop(messages, completion_ids[i])
+            episode: dict[str, Any] = {}
             if isinstance(environment, EpisodeEnvironment):
-                out.append(self._episode(environment, sampled))
-            else:
-                prompt = _messages(prompts[i], "user")
-                out.append(Trajectory(task=_task_of(row, prompt), prompt=prompt, **sampled))
+                episode = _copied_out(environment, messages)
+                stop = "error" if episode["error"] else stop
+            out.append(
+                Trajectory(
+                    task=request.task,
+                    prompt=prompt,
+                    messages=messages,
+                    stop=stop,
+                    stage=request.stage,
+                    attempt=request.attempt,
+                    replayed=len(request.replay),
+                    prompt_ids=tuple(prompt_ids[i]),
+                    completion_ids=tuple(completion_ids[i]),
+                    policy_mask=tuple([1] * len(completion_ids[i]) if masks is None else masks[i]),
+                    **episode,
+                )
+            )
         return out
-
-    def _episode(self, environment: EpisodeEnvironment, sampled: dict[str, Any]) -> Trajectory:
-        """A trajectory with the executed calls and the outcome, copied out before TRL reuses the environment."""
-        recorder = environment._recorder
-        assert recorder is not None
-        request = recorder.request
-        outcome = recorder.outcome(sampled["messages"])
-        if recorder.error:
-            sampled = {**sampled, "stop": "error"}
-        return Trajectory(
-            task=request.task,
-            prompt=request.messages,
-            calls=tuple(recorder.calls),
-            outcome=outcome,
-            error=recorder.error,
-            stage=request.stage,
-            attempt=request.attempt,
-            replayed=len(request.replay),
-            **sampled,
-        )
 
     def _stop(self, messages: Sequence[Message], completion_ids: Sequence[int]) -> str:
         """Why a completion ended.
