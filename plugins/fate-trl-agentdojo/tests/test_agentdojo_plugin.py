@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import get_args
 
 import pytest
+import yaml
+from fate_trl_agentdojo import Attack
 from transformers.utils import get_json_schema
 
 from fate_trl import plugins
@@ -78,3 +83,20 @@ def test_an_enum_parameter_becomes_choices(load):
 def test_a_recipe_error_names_the_argument():
     with pytest.raises(RecipeError, match="version"):
         plugins.load("suite", "agentdojo/slack", {"version": "v2"})
+
+
+def test_every_attack_on_offer_is_one_that_agentdojo_has(load):
+    from agentdojo.attacks.attack_registry import ATTACKS
+
+    assert set(get_args(Attack)) == set(ATTACKS) - {"manual"}
+
+
+def test_the_readmes_recipe(load):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (snippet,) = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    first, second = yaml.safe_load(snippet)["suites"]
+    assert first == "agentdojo/banking"
+    suite = plugins.load("suite", second["name"], second["args"])
+    tasks = list(suite.tasks("train", 0))
+    assert {task.kind for task in tasks} == {"benign", "attacked"}
+    assert max(len(task.tools) for task in tasks) < len(suite.tools())
