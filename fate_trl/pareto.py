@@ -48,7 +48,7 @@ def orient(scores_G_N_M: np.ndarray, weights_M: np.ndarray) -> np.ndarray:
 
 
 def _clean(scores_G_N_M: np.ndarray, valid_G_N: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Finite scores (0 where an objective does not apply or a row is not valid), valid_G_N, and applies_G_M.
+    """Scores with 0 for what is not finite, valid_G_N, and applies_G_M.
 
     float32 stays float32, because comparing it is twice as fast; everything else becomes float64.
     """
@@ -71,7 +71,7 @@ def _clean(scores_G_N_M: np.ndarray, valid_G_N: np.ndarray | None) -> tuple[np.n
             f"group {g}, row {n}, objective {m} is {scores[g, n, m]}, though other rows have a value: "
             "mark rows with errors as not valid (see complete_rows)"
         )
-    return np.where(finite & applies[:, None], scores, 0), valid, applies
+    return np.where(finite, scores, 0), valid, applies
 
 
 def _masked(values_G_N: np.ndarray, valid_G_N: np.ndarray, applies_G_M: np.ndarray) -> np.ndarray:

@@ -199,6 +199,8 @@ def test_tie_breaks_never_cross_fronts(name, tie, scale):
 def test_the_default_in_numbers():
     scores = [[1.0, 0.0], [1.0, 1.0], [0.0, 0.5], [1.0, 1.0]]
     assert reward(FACTORIES["pareto-front"](), scores).tolist() == pytest.approx([0.025, 1.075, 0.0, 1.075])
+    flat = FACTORIES["pareto-front"](epsilon=0.0)
+    assert reward(flat, scores).tolist() == [0.0, 1.0, 0.0, 1.0]
     # Its third row is on the second front: (1, 0) and (0, 0.5) do not dominate each other.
     assert reward(FACTORIES["pareto-rank"](), scores).tolist() == pytest.approx([0.025, 1.075, 0.0, 1.075])
     assert reward(FACTORIES["product"](), scores).tolist() == [0.0, 1.0, 0.0, 1.0]
