@@ -79,7 +79,7 @@ finite = st.floats(-(2.0**99), 2.0**99, width=32)
 
 @pytest.mark.parametrize("selector", ALL, ids=repr)
 @given(values=st.lists(finite | st.integers(-3, 3).map(float), min_size=1, max_size=12), extra=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_one_objective_keeps_the_order_of_grpo(selector, values, extra):
     scores = np.array(values)[:, None]
     if extra:  # a second objective that does not apply changes nothing
@@ -105,7 +105,7 @@ def test_one_objective_tells_best_from_worst(selector):
 
 @pytest.mark.parametrize("selector", ALL, ids=repr)
 def test_the_choice_is_on_the_front_and_the_best_there(selector):
-    for seed in range(150):
+    for seed in range(80):
         rng = np.random.default_rng(seed)
         scores = rng.integers(0, rng.choice([2, 4, 100]), (rng.integers(1, 10), rng.integers(1, 5))) / 3
         scores = np.where(rng.random((1, scores.shape[1])) < 0.2, np.nan, scores)
