@@ -79,14 +79,14 @@ class Record:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`. Raises FateError that names the missing or unknown key."""
+        """Inverse of `to_dict`. Raises FateError that names the key that is missing or unknown, or the wrong value."""
         hints = _hints(cls)  # type: ignore[arg-type]
         unknown = sorted(set(data) - set(hints))
         if unknown:
             raise FateError(f"{cls.__name__}: unknown key {unknown[0]!r}; known keys are {sorted(hints)}")
         try:
             return cls(**{key: _typed(hints[key], value) for key, value in data.items()})
-        except TypeError as error:
+        except (TypeError, ValueError, AttributeError) as error:
             raise FateError(f"{cls.__name__}: {error}") from None
 
 
@@ -102,6 +102,8 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # a policy may write NaN as an argument; its record is kept all the same
     return value
 
 
@@ -123,7 +125,10 @@ def _typed(hint: Any, value: Any) -> Any:
 
 
 def dumps(value: Any) -> str:
-    """Canonical JSON: sorted keys, no spaces, ASCII only (lone surrogates and control characters stay escaped)."""
+    """Canonical JSON: sorted keys, no spaces, ASCII only (lone surrogates and control characters stay escaped).
+
+    NaN and infinity, which JSON does not know, become the texts "nan", "inf" and "-inf".
+    """
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
