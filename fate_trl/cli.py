@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 import yaml
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -97,9 +98,8 @@ class Bars:
         if self.as_json:
             print(dumps({"event": "stage", **summary}), flush=True)
         else:
-            err.print(
-                f"round {summary['round']}  {summary['stage']:<22} {summary['seconds']:7.1f} s  {_brief(summary)}"
-            )
+            head = f"round {summary['round']}  {summary['stage']:<22} {summary['seconds']:7.1f} s"
+            err.print(f"{head}  {_brief(summary)}", soft_wrap=True)
 
 
 def _brief(summary: Mapping[str, Any]) -> str:
@@ -192,7 +192,7 @@ def _manifest(asked: Recipe, suites: Mapping[str, Any]) -> dict[str, Any]:
         "fate_trl": __version__,
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in packages},
-        "plugins": {name: str(entry.dist.version) for name, entry in plugins.installed().items() if entry.dist},
+        "plugins": {name: found[0].dist.version for name, found in plugins.installed().items() if found[0].dist},
         "recipe_hash": f"{stable_hash(asked.model_dump(mode='json')):016x}",
         "seed": asked.seed,
         "suites": {name: suite.describe() for name, suite in suites.items()},
@@ -216,7 +216,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     shown = [row for row in rows if row["split"] == "test" and row["suite"] == "all" and row["kind"] == "all"]
     shown.sort(key=lambda row: (row["policy"] in ("oracle", "do-nothing", "refuse-all", "obey"), row["round"]))
     cases = max((row["metrics"]["resolved"]["n"] for row in shown if "resolved" in row["metrics"]), default=0)
-    table = Table(title=f"test split, {cases} tasks, % with 95 % intervals", title_justify="left")
+    table = Table(title=f"test split, {cases} tasks, % with 95 % intervals", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("metric", no_wrap=True)
     for row in shown:
         rolled_back = "" if row["accepted"] else "\n(rolled back)"
@@ -237,7 +237,7 @@ def _cell(metric: Mapping[str, Any] | None, round: int, policy: str) -> str:
     value = f"{100 * metric['value']:.0f}"
     if policy in ("oracle", "do-nothing", "refuse-all", "obey"):
         return value
-    return f"{value} [{100 * metric['low']:.0f}, {100 * metric['high']:.0f}]".replace("[", r"\[")
+    return f"{value}\n[dim]{100 * metric['low']:.0f}–{100 * metric['high']:.0f}[/]"
 
 
 # ------------------------------------------------------------------------------------------------ eval
@@ -311,8 +311,7 @@ def suites_check(
     """Run the scripted policies over every task of a suite; exit status 1 if the suite has a defect."""
     from .testing.suite_check import check_suite
 
-    arguments = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in sets)}
-    suite = plugins.load("suite", name, arguments)
+    suite = plugins.load("suite", name, _overridden({}, sets))
     progress = Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=err, transient=True)
     with progress:
         bar = progress.add_task(f"checking {name}", total=4 * len(list(suite.tasks("all", seed))))

@@ -18,7 +18,14 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training, set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, TrainerCallback, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PrinterCallback,
+    TrainerCallback,
+    set_seed,
+)
 from trl import SFTConfig, SFTTrainer
 from trl.chat_template_utils import add_response_schema, supports_tool_calling
 
@@ -242,6 +249,7 @@ class TrlLearner:
 
     def _common(self, seed: int) -> dict[str, Any]:
         """Settings of every trainer that the run itself decides, or that differ here from TRL's defaults."""
+        on_gpu = torch.cuda.is_available()
         return {
             "output_dir": tempfile.gettempdir(),
             "save_strategy": "no",
@@ -249,9 +257,9 @@ class TrlLearner:
             "disable_tqdm": True,
             "logging_steps": 1,
             "seed": seed,
-            "bf16": self.recipe.model.dtype == "bfloat16",
-            "fp16": self.recipe.model.dtype == "float16",
-            "gradient_checkpointing": torch.cuda.is_available(),  # on a CPU memory is cheap and time is not
+            "bf16": on_gpu and self.recipe.model.dtype == "bfloat16",  # autocast; the weights have their dtype anyway
+            "fp16": on_gpu and self.recipe.model.dtype == "float16",
+            "gradient_checkpointing": on_gpu,  # on a CPU memory is cheap and time is not
         }
 
     # -------------------------------------------------------------------------------------------- training
@@ -283,6 +291,7 @@ class TrlLearner:
         return {"prompts": len(requests), **self._run(trainer)}
 
     def _run(self, trainer: Any) -> dict[str, Any]:
+        trainer.remove_callback(PrinterCallback)  # the log goes to the run directory, not to the screen
         trainer.train()
         self._fresh()
         self.model.zero_grad(set_to_none=True)
