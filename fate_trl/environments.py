@@ -37,14 +37,19 @@ class _TimedOut(Exception):
 
 
 def _within(seconds: float, function: Callable[[], Any]) -> Any:
-    """Run `function` on a thread of its own; raises `_TimedOut` after `seconds`, leaving the daemon thread behind."""
+    """Run `function` on a thread of its own; raises `_TimedOut` after `seconds`, leaving the daemon thread behind.
+
+    A tool that calls `sys.exit` ends its own thread, not the run.
+    """
     box: dict[str, Any] = {}
 
     def run() -> None:
         try:
             box["value"] = function()
-        except BaseException as error:  # handed to the caller below, whatever it is
+        except Exception as error:  # handed to the caller below
             box["error"] = error
+        except BaseException as error:
+            box["error"] = RuntimeError(f"{type(error).__name__} {error}")
 
     thread = threading.Thread(target=run, daemon=True, name="fate-trl-tool")
     thread.start()
@@ -69,9 +74,10 @@ class Recorder:
         self.request = request
         self.calls: list[ToolCall] = []
         self.error = ""
-        self._prototypes = {name: tool for name, tool in suite.tools().items() if name in set(request.task.tools)}
+        self._prototypes: dict[str, Callable[..., Any]] = {}
         self._episode: Episode | None = None
         try:
+            self._prototypes = {name: tool for name, tool in suite.tools().items() if name in set(request.task.tools)}
             self._episode = _within(self.limits.tool_seconds, lambda: suite.open(request.task))
         except _TimedOut:
             self.error = f"opening the episode took over {self.limits.tool_seconds:g} s"
@@ -99,17 +105,17 @@ class Recorder:
         try:
             given = _bind(self._prototypes, name, given)
         except ToolError as error:
-            self._record(name, given, str(error), fault="arguments")
-            raise
+            raise ToolError(self._record(name, given, str(error), fault="arguments")) from None
         try:
             result = _within(self.limits.tool_seconds, lambda: episode.execute(name, copy.deepcopy(given)))
+            if not isinstance(result, str):
+                raise TypeError(f"it returned {type(result).__name__}, not a text")
         except _TimedOut:
             self.error = f"tool {name} took over {self.limits.tool_seconds:g} s"
             self._episode = None
             raise ToolError(f"{name} timed out") from None
         except ToolError as error:
-            self._record(name, given, str(error), fault="raised")
-            raise
+            raise ToolError(self._record(name, given, str(error), fault="raised")) from None
         except Exception as error:
             self.error = f"tool {name} failed: {type(error).__name__}: {error}"
             self._episode = None
@@ -117,7 +123,8 @@ class Recorder:
         return self._record(name, given, result)
 
     def _record(self, name: str, arguments: dict[str, Any], result: str, fault: str = "") -> str:
-        limit = self.limits.tool_characters
+        """Keep the call; returns what the policy may read: no longer than the limit, and encodable for a tokenizer."""
+        limit, result = self.limits.tool_characters, result.encode("utf-8", "replace").decode()
         if len(result) > limit:
             result = result[:limit] + f" [cut: {len(result) - limit} more characters]"
         self.calls.append(ToolCall(name=name, arguments=arguments, result=result, fault=fault))
@@ -198,7 +205,7 @@ def _method(name: str, prototype: Callable[..., Any]) -> Callable[..., Any]:
     It takes any keyword: arguments that do not fit are the recorder's to refuse and record.
     """
 
-    def method(self: EpisodeEnvironment, **arguments: Any) -> str:
+    def method(self: EpisodeEnvironment, /, **arguments: Any) -> str:
         assert self._recorder is not None, "TRL resets an environment before it calls a tool"
         return self._recorder.call(name, arguments)
 
