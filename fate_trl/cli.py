@@ -10,6 +10,7 @@ import platform
 import shutil
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -168,6 +169,7 @@ def _explained(directory: RunDirectory) -> Iterator[None]:
 
 def _go(asked: Recipe, directory: RunDirectory, as_json: bool, policy: str = "") -> None:
     """Load what the recipe names, run it, and show what came out."""
+    _quiet()
     from . import stages  # torch, from here on
 
     evolution = stages.build(asked, directory, Bars(as_json))
@@ -180,6 +182,17 @@ def _go(asked: Recipe, directory: RunDirectory, as_json: bool, policy: str = "")
     else:
         out.print(_table(rows))
         out.print(f"run directory: {directory.path}", soft_wrap=True)
+
+
+def _quiet() -> None:
+    """Keep other libraries' bars and notes about their next versions off our screen; they are not for our users."""
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def _manifest(asked: Recipe, suites: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,169 @@
+"""The learner on torch: rows to tokens, training directions, save and load, one module through several trainers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import tiny
+import torch
+
+from fate_trl.evolution import Silent, row_of
+from fate_trl.recipe import make_recipe
+from fate_trl.stages import TrlLearner, tokens_of
+from fate_trl.testing.scripted import perform
+from fate_trl.types import BufferRow, FateError, RolloutRequest, Script
+from fate_trl.verifiers import OverRefusal, Security, TrajectoryControl, Utility
+
+PAY = Script(({"name": "look", "arguments": {}}, {"name": "pay", "arguments": {"to": "alice"}}), "done")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny untrained model on disk, as a user's own would be."""
+    path = tmp_path_factory.mktemp("model")
+    tokenizer = tiny.make_tokenizer()
+    tiny.make_model(tokenizer).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def learner(folder, **changes) -> TrlLearner:
+    sections = {
+        "model": {"path": str(folder), "threads": 1},
+        "rollout": {"chunk": 4, "max_completion_length": 24, "max_tool_calling_iterations": 3},
+        "sft": {"max_steps": 8, "learning_rate": 1e-2, "per_device_train_batch_size": 4, "use_cpu": True},
+        "pfpo": {"max_steps": 2, "learning_rate": 1e-3, "per_device_train_batch_size": 8, "num_generations": 4},
+    }
+    for section, values in changes.items():
+        sections[section] = {**sections.get(section, {}), **values}
+    recipe = make_recipe({"suites": ["workbench"], **sections})
+    suites = {"till": tiny.TillSuite()}
+    from fate_trl.selectors import ParetoFront
+
+    verifiers = [Security(), Utility(), OverRefusal(), TrajectoryControl()]
+    made = TrlLearner(recipe, suites, verifiers, ParetoFront(), Silent())
+    made.tasks = list(suites["till"].tasks("train", 0))
+    return made
+
+
+def requests(made: TrlLearner, stage: str = "collect") -> list[RolloutRequest]:
+    return [RolloutRequest(task, task.messages, stage) for task in made.tasks]
+
+
+def oracle_row(made: TrlLearner) -> BufferRow:
+    request = requests(made)[0]
+    return row_of(perform(made.suites["till"], request, PAY), "oracle", 0)
+
+
+def log_prob(made: TrlLearner, row: BufferRow, temperature: float = 1.0) -> float:
+    """Mean log-probability of the row's own tokens."""
+    example = tokens_of(row, made.tokenizer, made._tools(row))
+    ids, labels = torch.tensor([example["input_ids"]]), torch.tensor(example["labels"][1:])
+    made.model.eval()
+    with torch.no_grad():
+        logits = made.model(ids).logits[0, :-1] / temperature
+    kept = labels != -100
+    return logits.log_softmax(-1)[kept].gather(1, labels[kept, None]).mean().item()
+
+
+# ------------------------------------------------------------------------------------------------ rows to tokens
+
+
+def test_sampled_tokens_are_taken_as_they_are():
+    row = BufferRow("repair", "s", "t", prompt_ids=(5, 6), completion_ids=(7, 8, 9), policy_mask=(1, 0, 1))
+    assert tokens_of(row, None, ()) == {"input_ids": [5, 6, 7, 8, 9], "labels": [-100, -100, 7, -100, 9]}
+
+
+def test_rendered_messages_begin_like_a_rollout_and_lose_on_the_policys_words_only(folder):
+    made = learner(folder)
+    row = oracle_row(made)
+    example = tokens_of(row, made.tokenizer, made._tools(row))
+    (sampled,) = made.rollout(requests(made)[:1], seed=1)
+    start = next(i for i, label in enumerate(example["labels"]) if label != -100)
+    assert tuple(example["input_ids"][:start]) == sampled.prompt_ids
+    learned = made.tokenizer.decode([label for label in example["labels"] if label != -100])
+    assert "pay" in learned
+    assert "owed" not in learned  # a tool said it
+    assert learned.count("<|end|>") == 3  # two calls and an answer
+    assert made.tokenizer.decode(example["input_ids"]).endswith("done<|end|>")
+
+
+def test_a_template_that_rewrites_history_is_refused(folder):
+    made = learner(folder)
+    made.tokenizer.chat_template = "{{ messages | length }} {% for m in messages %}{{ m.content }} {% endfor %}"
+    row = oracle_row(made)
+    with pytest.raises(FateError, match="prefix-preserving"):
+        tokens_of(dataclasses.replace(row, tools=()), made.tokenizer, ())
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+def test_sft_raises_the_rows_log_probability(folder):
+    made = learner(folder)
+    row = oracle_row(made)
+    before = log_prob(made, row)
+    summary = made.sft([row] * 8, seed=3, stage="sft")
+    assert summary["steps"] == 8
+    assert log_prob(made, row) > before + 0.1
+
+
+def test_lora_trains_the_adapter_alone(folder):
+    made = learner(folder, model={"path": str(folder), "lora": {"r": 4}, "threads": 1})
+    row = oracle_row(made)
+    base = {n: p.detach().clone() for n, p in made.model.named_parameters() if "lora" not in n}
+    before = log_prob(made, row)
+    made.sft([row] * 8, seed=3, stage="sft")
+    assert log_prob(made, row) > before
+    assert all(torch.equal(p, base[n]) for n, p in made.model.named_parameters() if n in base)
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 4}])
+def test_load_brings_back_what_save_wrote(folder, tmp_path, lora):
+    made = learner(folder, model={"path": str(folder), "lora": lora, "threads": 1})
+    row = oracle_row(made)
+    made.save(str(tmp_path / "before"))
+    before = log_prob(made, row)
+    made.sft([row] * 4, seed=3, stage="sft")
+    assert log_prob(made, row) != before
+    made.load(str(tmp_path / "before"))
+    assert log_prob(made, row) == before
+
+
+def test_a_missing_policy_is_a_clear_error(folder, tmp_path):
+    with pytest.raises(FateError, match="cannot be loaded"):
+        learner(folder).load(str(tmp_path / "nowhere"))
+
+
+def test_stages_do_not_nest_their_patches(folder, tmp_path):
+    """After SFT, PFPO at a temperature and rollouts, the module computes what its saved weights compute."""
+    made = learner(folder, rollout={"temperature": 0.7})
+    pristine = type(made.model).forward
+    row = oracle_row(made)
+    made.sft([row] * 4, seed=3, stage="sft")
+    made.pfpo(requests(made, "pfpo"), seed=4)
+    made.rollout(requests(made), seed=5)
+    made.sft([row] * 4, seed=6, stage="sft")
+    assert made.model.forward.__func__ is pristine
+    made.save(str(tmp_path / "policy"))
+    again = learner(tmp_path / "policy")
+    assert log_prob(again, row, 0.7) == pytest.approx(log_prob(made, row, 0.7), abs=1e-6)
+
+
+def test_rollouts_repeat_by_seed_whatever_came_before(folder):
+    made = learner(folder)
+    first = made.rollout(requests(made), seed=11)
+    other = made.rollout(requests(made), seed=12)
+    again = made.rollout(requests(made), seed=11)
+    assert [t.completion_ids for t in first] == [t.completion_ids for t in again]
+    assert [t.completion_ids for t in first] != [t.completion_ids for t in other]
+
+
+def test_pfpo_with_kl_twice_on_one_adapter(folder):
+    """TRL keeps a copy of the adapter as reference; a second stage must get a new copy, not the first one's."""
+    made = learner(folder, model={"path": str(folder), "lora": {"r": 4}, "threads": 1}, pfpo={"beta": 0.1})
+    for seed in (1, 2):
+        summary = made.pfpo(requests(made, "pfpo"), seed=seed)
+        assert summary["log"][0]["kl"] == pytest.approx(0, abs=1e-5)  # the reference is the policy as the stage began
+    assert "ref" not in made.model.peft_config
