@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from .hookspecs import Component, Verifier, hookimpl
@@ -53,7 +54,8 @@ def _call(verifier: Any, trajectories: list[Trajectory]) -> list[dict[str, Score
 
 def _checked(verifier: Any, trajectories: list[Trajectory]) -> list[dict[str, Score]]:
     if hasattr(verifier, "score_one"):
-        scored = asyncio.run(_gather(verifier, trajectories))
+        with ThreadPoolExecutor(1) as pool:  # in a notebook this thread has a running loop already
+            scored = pool.submit(asyncio.run, _gather(verifier, trajectories)).result()
     else:
         scored = verifier.score(trajectories)
     if not isinstance(scored, list) or len(scored) != len(trajectories):
@@ -270,18 +272,28 @@ class TrajectoryControl:
     def _count(self, trajectory: Trajectory) -> tuple[int, int, int | None]:
         """(calls, malformed ones, step of the first malformed one)."""
         total, bad, first = 0, 0, None
-        unfit = [call for call in trajectory.calls[trajectory.replayed :] if call.fault == "arguments"]
+        tools = trajectory.task.tools
+        unfit = [
+            call
+            for call in trajectory.calls[trajectory.replayed :]
+            if call.fault == "arguments" and (not tools or call.name in tools)
+        ]
         for index, message in enumerate(trajectory.messages):
             if message.get("role") != "assistant":
                 continue
             calls = [call.get("function", call) for call in message.get("tool_calls") or ()]
-            wrong = sum(call.get("name") not in trajectory.task.tools for call in calls) if trajectory.task.tools else 0
+            wrong = sum(not _fits(call, tools) for call in calls)
             wrong += sum(step_of(trajectory, call) == index for call in unfit)
             if not calls and _MALFORMED.search(text_of(message)):
                 total, wrong = total + 1, 1
             total, bad = total + len(calls), bad + wrong
             first = index if wrong and first is None else first
         return total, min(bad, total), first
+
+
+def _fits(call: Mapping[str, Any], tools: Sequence[str]) -> bool:
+    """Whether a call names a tool that there is, and its arguments; of a list of values TRL runs no call."""
+    return (not tools or call.get("name") in tools) and isinstance(call.get("arguments", {}), Mapping)
 
 
 @hookimpl
