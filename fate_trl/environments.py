@@ -103,7 +103,7 @@ class Recorder:
             raise ToolError("the environment is closed")
         episode, given = self._episode, dict(arguments)
         try:
-            given = _bind(self._prototypes, name, given)
+            _check(self._prototypes, name, given)
         except ToolError as error:
             raise ToolError(self._record(name, given, str(error), fault="arguments")) from None
         try:
@@ -144,11 +144,12 @@ class Recorder:
         return None
 
 
-def _bind(prototypes: Mapping[str, Callable[..., Any]], name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def _check(prototypes: Mapping[str, Callable[..., Any]], name: str, arguments: dict[str, Any]) -> None:
+    """Raises ToolError if there is no such tool, or the arguments do not fit its signature."""
     if name not in prototypes:
         raise ToolError(f"no tool named {name}; there are {', '.join(sorted(prototypes)) or 'none'}")
     try:
-        return dict(inspect.signature(prototypes[name]).bind(**arguments).arguments)
+        inspect.signature(prototypes[name]).bind(**arguments)
     except TypeError as error:
         raise ToolError(f"{name}: {error}") from None
 

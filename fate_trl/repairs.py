@@ -118,16 +118,18 @@ class Resume:
 
 
 def executed(trajectory: Trajectory, length: int) -> int:
-    """How many of the policy's executed calls belong to its first `length` messages.
+    """How many of the policy's executed calls stand in its first `length` messages.
 
-    Each executed call left one tool message, in order; results of calls of unknown tools are tool messages too, but
-    such calls never ran, so they are told apart by name.
+    Calls run in the order in which they are written; one that never ran (of an unknown tool, say) has no record.
     """
-    names = [call.name for call in trajectory.calls[trajectory.replayed :]]
+    own = trajectory.calls[trajectory.replayed :]
     count = 0
     for message in trajectory.messages[:length]:
-        if message.get("role") == "tool" and count < len(names) and message.get("name") == names[count]:
-            count += 1
+        for made in message.get("tool_calls") or ():
+            function = made.get("function", made)
+            written = (function.get("name"), function.get("arguments") or {})
+            if count < len(own) and written == (own[count].name, own[count].arguments):
+                count += 1
     return count
 
 

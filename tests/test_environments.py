@@ -128,6 +128,23 @@ def test_arguments_that_do_not_fit_are_the_policys_fault(name, arguments, says):
     assert recorder.error == ""
 
 
+def test_tools_may_take_any_keyword():
+    """As a hand-written class may: `def find(self, **filters)`."""
+
+    def find(**filters: str) -> str:
+        """Find."""
+
+    class Finding(SumSuite):
+        def tools(self):
+            return {"find": find}
+
+    episode = Sum()
+    episode.execute = lambda name, arguments: repr(arguments)
+    recorder = Recorder(Finding(episode), request(("find",)))
+    assert recorder.call("find", {"colour": "red"}) == "{'colour': 'red'}"
+    assert recorder.calls[0].arguments == {"colour": "red"}
+
+
 def test_a_tool_that_the_task_does_not_offer_is_not_there():
     recorder = Recorder(SumSuite(), request(tools=("total",)))
     with pytest.raises(ToolError, match="no tool named add; there are total"):
