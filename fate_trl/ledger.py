@@ -149,7 +149,10 @@ class RunDirectory:
 
 def _parse(line: bytes, target: Path, number: int) -> dict[str, Any]:
     try:
-        return json.loads(line)
+        record = json.loads(line)
+        if not isinstance(record, dict):
+            raise ValueError("it holds no record")
+        return record
     except ValueError as error:
         raise LedgerError(f"{target}, line {number} is damaged: {error}. Take the line out, then resume.") from None
 
