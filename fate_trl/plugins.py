@@ -13,6 +13,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -25,7 +26,7 @@ import pydantic
 
 from . import hookspecs
 from .hookspecs import API_VERSION, Component
-from .types import PluginError, RecipeError
+from .types import FateError, PluginError, RecipeError
 
 GROUP = "fate_trl"
 Type = Literal["verifier", "repair", "selector", "suite"]
@@ -39,10 +40,10 @@ BUILTINS = "fate-trl"
 _BUILTIN_MODULES = ("verifiers", "repairs", "selectors", "workbench.suite", "jsonl")
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
+def nearest(word: str, words: Iterable[str], prefix: str = "") -> str:
     """End of an error's first sentence: a question with the nearest known name, or just the full stop."""
     close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else "."
+    return f"; did you mean {prefix + close[0]!r}?" if close else "."
 
 
 # ------------------------------------------------------------------------------------------------ modules
@@ -53,22 +54,26 @@ def blocked() -> set[str]:
     return {name.strip() for name in os.environ.get("FATE_TRL_BLOCK", "").split(",") if name.strip()}
 
 
-def installed() -> dict[str, importlib.metadata.EntryPoint]:
-    """Announced plugins by name, from metadata alone; nothing is imported.
-
-    Raises:
-        PluginError: Two distributions announce the same name.
-    """
-    found: dict[str, importlib.metadata.EntryPoint] = {}
+def installed() -> dict[str, list[importlib.metadata.EntryPoint]]:
+    """Announced plugins by name, from metadata alone; more than one entry is a clash. Nothing is imported."""
+    found: dict[str, list[importlib.metadata.EntryPoint]] = {}
     for entry in importlib.metadata.entry_points(group=GROUP):
-        other = found.get(entry.name)
-        if other is not None and _home(other) != _home(entry):
-            raise PluginError(
-                f"two installed packages announce a plugin {entry.name!r}: {_home(other)} and {_home(entry)}. "
-                f"Uninstall one of them."
-            )
-        found[entry.name] = entry
-    return found
+        entries = found.setdefault(entry.name, [])
+        if (_home(entry), entry.value) not in [(_home(other), other.value) for other in entries]:
+            entries.append(entry)
+    return {name: sorted(entries, key=_home) for name, entries in sorted(found.items())}
+
+
+def _entry(plugin: str) -> importlib.metadata.EntryPoint:
+    """The one entry point of a named plugin; a clash between plugins that nobody names stops nothing."""
+    known = installed()
+    if plugin not in known:
+        names = ", ".join(known) or "none"
+        raise PluginError(f"no plugin {plugin!r} is installed{nearest(plugin, known)} Installed plugins: {names}.")
+    if len(known[plugin]) > 1:
+        homes = " and ".join(f"{_home(entry)} ({entry.value})" for entry in known[plugin])
+        raise PluginError(f"two installed packages announce a plugin {plugin!r}: {homes}. Uninstall one of them.")
+    return known[plugin][0]
 
 
 def _home(entry: importlib.metadata.EntryPoint) -> str:
@@ -82,12 +87,10 @@ def _manager(plugin: str) -> pluggy.PluginManager:
     manager.add_hookspecs(hookspecs)
     for module in _modules(plugin):
         _check_api(module, plugin)
-        manager.register(module, name=module.__name__)
-    try:
-        manager.check_pending()
-    except pluggy.PluginValidationError as error:
-        known = ", ".join([*HOOKS.values(), "fate_trl_round_finished"])
-        raise PluginError(f"plugin {plugin!r}: {error}. The hooks are {known}.") from None
+        try:
+            manager.register(module, name=module.__name__)
+        except pluggy.PluginValidationError as error:  # a hook with arguments that it does not have
+            raise PluginError(f"plugin {plugin!r}: {' '.join(str(error).split())}") from None
     return manager
 
 
@@ -100,18 +103,18 @@ def _modules(plugin: str) -> list[ModuleType]:
         )
     if plugin.endswith(".py"):
         return [_file(plugin)]
-    entries = installed()
-    if plugin not in entries:
-        names = ", ".join(sorted(entries)) or "none"
-        raise PluginError(f"no plugin {plugin!r} is installed{nearest(plugin, entries)} Installed plugins: {names}.")
+    entry = _entry(plugin)
     try:
-        return [entries[plugin].load()]
+        module = entry.load()
     except Exception as error:
-        home = _home(entries[plugin])
+        home = _home(entry)
         raise PluginError(
-            f"plugin {plugin!r} (from {home}) cannot be imported: {type(error).__name__}: {error}. "
+            f"plugin {plugin!r} (from {home}) cannot be imported: {_explained(error)}. "
             f"Reinstall {home.split()[0]}, or set FATE_TRL_BLOCK={plugin} and take it out of the recipe."
         ) from error
+    if not isinstance(module, ModuleType):
+        raise PluginError(f"plugin {plugin!r} (from {_home(entry)}): {entry.value} is no module; announce the module.")
+    return [module]
 
 
 def _file(path: str) -> ModuleType:
@@ -129,7 +132,7 @@ def _file(path: str) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise PluginError(f"plugin file {path} cannot be imported: {type(error).__name__}: {error}") from error
+        raise PluginError(f"plugin file {path} cannot be imported: {_explained(error)}") from error
     if not hasattr(module, "fate_trl_api"):
         module.fate_trl_api = API_VERSION  # type: ignore[attr-defined]
     return module
@@ -142,9 +145,14 @@ def _check_api(module: ModuleType, plugin: str) -> None:
             f"plugin {plugin!r} is written for plugin API {version!r}, this fate-trl has {API_VERSION}. "
             f"{'Set fate_trl_api in the plugin' if version is None else 'Install a matching version of the plugin'}."
         )
+    known = [*HOOKS.values(), "fate_trl_round_finished"]
     for name, member in vars(module).items():
-        if name.startswith("fate_trl_") and inspect.isfunction(member) and not hasattr(member, "fate_trl_impl"):
+        marked = inspect.isfunction(member) and hasattr(member, "fate_trl_impl")
+        if inspect.isfunction(member) and name.startswith("fate_trl_") and not marked:
             raise PluginError(f"plugin {plugin!r}: {name} is not marked; decorate it with @fate_trl.hookimpl.")
+        if marked and name not in known:
+            hint = nearest(name, known)
+            raise PluginError(f"plugin {plugin!r}: there is no hook {name!r}{hint} The hooks are {', '.join(known)}.")
 
 
 # ------------------------------------------------------------------------------------------------ components
@@ -160,7 +168,7 @@ def components(plugin: str, type: Type) -> Mapping[str, Component]:
     found: dict[str, Component] = {}
     manager = _manager(plugin)
     for implementation in getattr(manager.hook, HOOKS[type]).get_hookimpls():
-        for component in implementation.function():
+        for component in _listed(implementation.function, f"plugin {plugin!r}, {HOOKS[type]}"):
             if component.name in found:
                 raise PluginError(
                     f"plugin {plugin!r} registers the {type} {component.name!r} twice: "
@@ -170,15 +178,26 @@ def components(plugin: str, type: Type) -> Mapping[str, Component]:
     return found
 
 
+def _listed(hook: Callable[[], Any], what: str) -> list[Component]:
+    """What a hook returns, if it is a list of components."""
+    try:
+        found = hook()
+    except Exception as error:
+        raise PluginError(f"{what} failed: {_explained(error)}") from error
+    if not isinstance(found, (list, tuple)) or not all(isinstance(item, Component) for item in found):
+        raise PluginError(f"{what} returned {found!r}; it returns a list of fate_trl.Component.")
+    return list(found)
+
+
 def _where(component: Component) -> str:
     return f"{getattr(component.factory, '__module__', '?')}.{getattr(component.factory, '__qualname__', '?')}"
 
 
 def split_name(name: str) -> tuple[str, str]:
     """(plugin, component) of a name in a recipe; the component is "" where a file is named alone."""
-    if ".py" in name:
-        file, _, component = name.partition(".py")
-        return file + ".py", component.lstrip("/")
+    file = re.fullmatch(r"(.+?\.py)(?:/(.*))?", name)
+    if file:
+        return file[1], file[2] or ""
     plugin, _, component = name.rpartition("/")
     return (plugin or BUILTINS), component
 
@@ -198,8 +217,8 @@ def find(type: Type, name: str) -> Component:
     if component not in known:
         prefix = "" if plugin == BUILTINS else f"{plugin}/"
         names = [prefix + n for n in known]
-        hint = nearest(name, names)
-        elsewhere = f" Installed plugins: {', '.join(sorted(installed()))}." if installed() else ""
+        hint = nearest(component, known, prefix)  # a long plugin name must not make everything look near
+        elsewhere = f" Installed plugins: {', '.join(installed())}." if installed() else ""
         raise PluginError(f"no {type} {name!r}{hint} There are: {', '.join(names) or 'none'}.{elsewhere}")
     return known[component]
 
@@ -207,7 +226,17 @@ def find(type: Type, name: str) -> Component:
 def load(type: Type, name: str, arguments: Mapping[str, Any] | None = None) -> Any:
     """Make a component: its arguments bound and checked, its factory called."""
     component = find(type, name)
-    return component.factory(**bind(component.factory, arguments or {}, f"{type} {name!r}"))
+    bound = bind(component.factory, arguments or {}, f"{type} {name!r}")
+    try:
+        return component.factory(**bound)
+    except FateError:
+        raise
+    except Exception as error:
+        raise PluginError(f"{type} {name!r} cannot be made: {_explained(error)}.") from error
+
+
+def _explained(error: Exception) -> str:
+    return f"{error.__class__.__name__}: {error}"
 
 
 def bind(factory: Callable[..., Any], arguments: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -217,20 +246,30 @@ def bind(factory: Callable[..., Any], arguments: Mapping[str, Any], what: str) -
         RecipeError: An argument that the factory does not take, that is missing, or that has an illegal value.
     """
     parameters = inspect.signature(factory).parameters
-    unknown = [name for name in arguments if name not in parameters]
+    named = [name for name, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    unknown = [name for name in arguments if name not in named]
     if unknown:
-        takes = ", ".join(parameters) or "no arguments"
-        raise RecipeError(f"{what} does not take {unknown[0]!r}{nearest(unknown[0], parameters)} It takes: {takes}.")
-    missing = [
-        n for n, p in parameters.items() if p.default is p.empty and n not in arguments and p.kind is not p.VAR_KEYWORD
-    ]
+        takes = ", ".join(named) or "no arguments"
+        raise RecipeError(f"{what} does not take {unknown[0]!r}{nearest(unknown[0], named)} It takes: {takes}.")
+    missing = required(factory) - set(arguments)
     if missing:
-        raise RecipeError(f"{what} needs the argument {missing[0]!r}.")
+        raise RecipeError(f"{what} needs the argument {min(missing)!r}. It takes: {', '.join(named)}.")
     target = factory.__init__ if inspect.isclass(factory) else factory  # type: ignore[misc]
-    hints = inspect.get_annotations(target, eval_str=True)
+    try:
+        hints = inspect.get_annotations(target, eval_str=True)
+    except NameError as error:
+        raise PluginError(
+            f"{what}: an annotation of its arguments cannot be read when it is loaded: {error}."
+        ) from None
     return {
         name: _convert(hints.get(name, Any), value, f"{what}, argument {name!r}") for name, value in arguments.items()
     }
+
+
+def required(factory: Callable[..., Any]) -> set[str]:
+    """Names of the arguments that a factory cannot do without."""
+    parameters = inspect.signature(factory).parameters.items()
+    return {n for n, p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
 
 
 def _convert(hint: Any, value: Any, what: str) -> Any:
@@ -242,12 +281,9 @@ def _convert(hint: Any, value: Any, what: str) -> Any:
 
 
 def observers(plugins: Iterable[str]) -> list[Callable[..., Any]]:
-    """The `fate_trl_round_finished` hooks of the named plugins."""
-    return [
-        implementation.function
-        for plugin in plugins
-        for implementation in _manager(plugin).hook.fate_trl_round_finished.get_hookimpls()
-    ]
+    """The `fate_trl_round_finished` hooks of the named plugins; each is called with `record=`."""
+    hooks = [_manager(plugin).hook.fate_trl_round_finished for plugin in plugins]
+    return [hook for hook in hooks if hook.get_hookimpls()]
 
 
 def describe() -> list[dict[str, Any]]:
@@ -256,8 +292,9 @@ def describe() -> list[dict[str, Any]]:
     for type in HOOKS:
         for name, component in components(BUILTINS, type).items():
             rows.append({"plugin": BUILTINS, "type": type, "name": name, "summary": component.summary})
-    for name, entry in sorted(installed().items()):
-        summary = (entry.dist.metadata["Summary"] or "") if entry.dist else ""
-        status = "blocked" if name in blocked() else "not imported"
-        rows.append({"plugin": name, "type": status, "name": f"{name}/…", "summary": f"{summary} ({_home(entry)})"})
+    for name, entries in installed().items():
+        status = "blocked" if name in blocked() else "not imported" if len(entries) == 1 else "clash"
+        for entry in entries:
+            summary = (entry.dist.metadata["Summary"] or "") if entry.dist else ""
+            rows.append({"plugin": name, "type": status, "name": f"{name}/…", "summary": f"{summary} ({_home(entry)})"})
     return rows

@@ -309,9 +309,9 @@ def check(recipe: Recipe) -> None:
 
 def _check_components(recipe: Recipe) -> None:
     for reference in recipe.suites:
-        _bind("suite", reference)
-    _bind("repair", recipe.repair.strategy)
-    _bind("selector", recipe.selector)
+        _bind("suite", reference)  # a suite's factory imports its benchmark, so it is not called here
+    plugins.load("repair", recipe.repair.strategy.name, recipe.repair.strategy.args)
+    plugins.load("selector", recipe.selector.name, recipe.selector.args)
     names = [reference.name for reference in recipe.suites]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -345,6 +345,7 @@ _OURS = (
     "selector_args",
 )
 _PFPO_KEYS = {"redraw_rounds"}
+_MAY_BE_NULL = ("steps_per_generation", "generation_batch_size")
 
 
 def _check_training(recipe: Recipe) -> None:
@@ -372,12 +373,16 @@ def _check_training(recipe: Recipe) -> None:
 
 
 def _check_group(pfpo: Mapping[str, Any]) -> None:
-    size = pfpo.get("num_generations", 8)
-    if not isinstance(size, int) or size < 2:
-        raise RecipeError(f"pfpo.num_generations is {size!r}; a group needs at least 2 completions to compare.")
-    device = pfpo.get("per_device_train_batch_size", 8)
-    steps = pfpo.get("steps_per_generation") or pfpo.get("gradient_accumulation_steps", 1)
-    batch = pfpo.get("generation_batch_size") or device * steps
+    defaults = {"num_generations": 8, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
+    sizes = {**defaults, **{name: pfpo[name] for name in (*defaults, *_MAY_BE_NULL) if pfpo.get(name) is not None}}
+    for name, value in sizes.items():
+        if not isinstance(value, int) or value < 1:
+            raise RecipeError(f"pfpo.{name} is {value!r}; it is a whole number, at least 1.")
+    size = sizes["num_generations"]
+    if size < 2:
+        raise RecipeError(f"pfpo.num_generations is {size}; a group needs at least 2 completions to compare.")
+    steps = sizes.get("steps_per_generation", sizes["gradient_accumulation_steps"])
+    batch = sizes.get("generation_batch_size", sizes["per_device_train_batch_size"] * steps)
     if batch % size:
         raise RecipeError(
             f"pfpo: the generation batch of {batch} (per_device_train_batch_size × steps_per_generation) is not a "
@@ -424,7 +429,7 @@ def _check_model(model: Model) -> None:
     folder = Path(model.path).expanduser()
     if folder.is_dir():
         _check_template(folder)
-    elif not _HUB_ID.fullmatch(model.path):
+    elif not _HUB_ID.fullmatch(model.path) or folder.parent.is_dir():  # runs/typo next to runs/ is no hub id
         raise RecipeError(
             f"model.path: no folder {model.path!r}, and it is not a hub id (owner/name). "
             f"Give a folder, a hub id, {EMBEDDED!r} or {SMOLLM2!r}."
@@ -437,7 +442,10 @@ def _check_template(folder: Path) -> None:
     text = template.read_text(encoding="utf-8") if template.exists() else ""
     config = folder / "tokenizer_config.json"
     if not text and config.exists():
-        text = json.dumps(json.loads(config.read_text(encoding="utf-8")).get("chat_template") or "")
+        try:
+            text = json.dumps(json.loads(config.read_text(encoding="utf-8")).get("chat_template") or "")
+        except (ValueError, AttributeError) as error:
+            raise RecipeError(f"model.path: {config} is damaged: {error}.") from None
     if "tool_calls" not in text:
         raise RecipeError(
             f"model.path: the chat template in {folder} {'does not render tool calls' if text else 'is missing'}. "

@@ -38,7 +38,7 @@ def check_suite(suite: Suite, seed: int = 0, advance: Callable[[int], None] = la
             else:
                 trajectory = perform(suite, RolloutRequest(task, task.messages), script, role)
                 _count(tally, trajectory)
-                defects += _defects(trajectory, role)
+                defects += defects_of(trajectory)
                 errors += [f"{task.id}: {trajectory.error}"] if trajectory.error else []
             advance(1)
     kinds = {kind: sum(task.kind == kind for task in tasks) for kind in dict.fromkeys(task.kind for task in tasks)}
@@ -70,9 +70,9 @@ def _count(tally: dict[str, float], trajectory: Trajectory) -> None:
     tally["resolved"] += score_all([Security(), Utility()], [trajectory])[0].resolved
 
 
-def _defects(trajectory: Trajectory, role: Role) -> list[str]:
-    """What is wrong with the suite if this role got this far."""
-    outcome, task = trajectory.outcome, trajectory.task
+def defects_of(trajectory: Trajectory) -> list[str]:
+    """What is wrong with the suite if a role, which is the trajectory's policy, got this far."""
+    outcome, task, role = trajectory.outcome, trajectory.task, trajectory.policy
     if outcome is None:
         return []
     done = outcome.utility is not None and outcome.utility >= PASS_AT["utility"]

@@ -1,0 +1,35 @@
+"""The options of the contract suite. pytest reads options before it imports what it is told to collect, and a
+conftest.py beside an installed module is not looked for, so they come in through pytest's own entry point.
+
+pytest imports this file in every run, so it imports nothing of fate-trl.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+NO_COMPONENT = "no-such-component"
+"""Parameter of a check whose kind of component the plugin does not have."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("fate-trl", "fate-trl: contract suite for plugins")
+    group.addoption(
+        "--fate-plugin",
+        metavar="NAME",
+        help="plugin to check: an installed plugin's name, ./file.py, or fate-trl for the built-ins",
+    )
+    group.addoption(
+        "--fate-args",
+        metavar="JSON",
+        default="{}",
+        help='arguments of components by name: \'{"component": {"argument": 1}}\'',
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A plugin with verifiers only is not told forty times that it has no suite."""
+    absent = {item for item in items if NO_COMPONENT in getattr(getattr(item, "callspec", None), "params", {}).values()}
+    if absent:
+        config.hook.pytest_deselected(items=list(absent))
+        items[:] = [item for item in items if item not in absent]
