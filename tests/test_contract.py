@@ -178,6 +178,7 @@ def test_a_plugin_that_imports_something_heavy_fails(tmp_path, monkeypatch):
         ((), "name the plugin to check: --fate-plugin NAME"),
         (("--fate-plugin", "no-such-plugin"), "no plugin 'no-such-plugin' is installed"),
         (("--fate-plugin", "./no_such_file.py"), "no plugin file ./no_such_file.py"),
+        (("--fate-plugin", str(PLUGINS / "orders.py")), "registers no component, so there is nothing to check"),
         (("--fate-plugin", str(PLUGINS / "polite.py"), "--fate-args", "{"), "--fate-args takes JSON"),
     ],
 )

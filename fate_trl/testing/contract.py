@@ -67,6 +67,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         known = {type: list(plugins.components(plugin, type)) for type in plugins.HOOKS}
     except FateError as error:
         raise pytest.UsageError(str(error)) from None
+    if not any(known.values()):
+        raise pytest.UsageError(f"plugin {plugin!r} registers no component, so there is nothing to check")
     for type, names in known.items():
         if type in metafunc.fixturenames:
             metafunc.parametrize(type, names or [NO_COMPONENT], indirect=True, scope="module")
