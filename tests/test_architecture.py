@@ -29,6 +29,7 @@ HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "safe
 HEAVY_ON_TOP = {"trainer", "stages"}
 HEAVY_IN_FUNCTIONS = {
     ("cli", "torch"),  # the manifest states threads and GPUs
+    ("cli", "transformers"),  # its bars and notes are kept off the screen
     ("smollm2", "transformers"),
     ("smollm2", "trl"),
     ("workbench/build", "tokenizers"),
