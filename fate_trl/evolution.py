@@ -69,15 +69,20 @@ def sample_tasks(tasks: Sequence[Task], count: int | None, rng: np.random.Genera
 
 def acceptable(failure: ScoreCard, candidate: ScoreCard, rule: str, floors: Mapping[str, float]) -> bool:
     """Whether a candidate may enter the front (ours): the rule is the recipe's `repair.accept`."""
-    if candidate.errors:
-        return False
+    names = _applicable(failure)
+    if candidate.errors or names != _applicable(candidate):
+        return False  # what applies is the same for all tries of a task, and a front cannot compare otherwise
     if rule == "resolves":
         return candidate.resolved
-    names = [name for name, score in failure.scores.items() if score.value is not None and name in candidate.scores]
     before, after = np.array(failure.vector(names)), np.array(candidate.vector(names))
     if rule == "dominates":
         return bool((after >= before).all() and (after > before).any())
     return all(not candidate.vector([name])[0] < floor for name, floor in floors.items())
+
+
+def _applicable(card: ScoreCard) -> list[str]:
+    """Objectives that have a value, sorted."""
+    return sorted(name for name, score in card.scores.items() if score.value is not None)
 
 
 def select(
@@ -214,6 +219,8 @@ class Evolution:
         stages = self._done(round)
         done = stages.get("accept")
         if done is None:
+            if "save" in stages:
+                self._tidy(round)
             self._load_policy(round if "save" in stages else accepted)
             collected = self._collect(round)
             repairs = self._repair(round, collected)
@@ -224,6 +231,7 @@ class Evolution:
                 requests = self._pfpo_requests(round, collected)
                 self._train(round, "pfpo", "pfpo", lambda seed: self.learner.pfpo(requests, seed))
             self._stage(round, "save", 0, lambda: self._save_policy(round))
+            self._tidy(round)
             self._evaluate(round, "validation")
             self._evaluate(round, "test")
             done = self._accept(round, accepted)
@@ -265,12 +273,14 @@ class Evolution:
         self._stage(round, name, 0, train)
 
     def _save_policy(self, round: int) -> Mapping[str, Any]:
-        """The policy of the round; what the training stages left between them goes."""
         with self.run.replacing(f"{round_dir(round)}/policy") as path:
             self.learner.save(str(path))
+        return {}
+
+    def _tidy(self, round: int) -> None:
+        """Remove what the training stages left; only once the save is recorded, or a resumed run would miss it."""
         for folder in (self.run.path / round_dir(round)).glob("after-*"):
             shutil.rmtree(folder)
-        return {}
 
     def _load_policy(self, round: int) -> None:
         """The policy of an accepted round; round 0 is the model as given, or its warm start."""
@@ -312,11 +322,13 @@ class Evolution:
             members = requests[start : start + size]
             if chunk not in committed:
                 seed = seed_of(self.recipe.seed, round, stage, chunk)
-                committed[chunk] = self._score((policy or self.learner).rollout(members, seed))
-                self.run.append_chunk(name, stage, chunk, committed[chunk])
+                fresh = self._score((policy or self.learner).rollout(members, seed))
+                # Before the commit, so that a run resumed after the cause is repaired does this chunk again.
+                evaluate.check_errors(cases + fresh, self._budget(len(cases) + len(fresh)))
+                self.run.append_chunk(name, stage, chunk, fresh)
+                committed[chunk] = fresh
             self.reporter.advance(len(members))
             cases += committed[chunk]
-            evaluate.check_errors(cases, self._budget(len(cases)))
         return cases
 
     def _budget(self, seen: int) -> float:
@@ -345,6 +357,7 @@ class Evolution:
             raise FateError(
                 "warm_start: no oracle trace of the training split is resolved; run `fate-trl suites check`."
             )
+        self.run.write_text(f"{round_dir(0)}/buffer.jsonl", "")
         self.run.append(f"{round_dir(0)}/buffer.jsonl", (row.to_dict() for row in rows))
         return {"traces": len(rows), **self.learner.sft(rows, seed, "warm_start")}
 
@@ -416,7 +429,8 @@ class Evolution:
             return {"repair_rows": len(rows), "anchor_rows": len(kept)}
 
         self._stage(round, "buffer", 0, work)
-        rounds = [*range(1, accepted + 1), round] if settings.replay else [round]
+        earlier = [r for r in range(1, accepted + 1) if self._done(r)["accept"]["accepted"]]
+        rounds = [*earlier, round] if settings.replay else [round]
         records = [record for r in rounds for record in self.run.read(f"{round_dir(r)}/{name}")]
         return [BufferRow.from_dict(record) for record in records]
 
@@ -473,7 +487,10 @@ class Evolution:
             after = self.run.cases(f"{round_dir(round)}/rollouts.jsonl", "eval-validation")
             worse: list[str] = []
             if before and after:
-                worse = evaluate.regressions(before, after, self.objectives, self.recipe.evaluation.tolerance)
+                budget = self._budget(min(len(before), len(after)))  # the one that both have kept to
+                worse = evaluate.regressions(
+                    before, after, self.objectives, self.recipe.evaluation.tolerance, max_error_rate=budget
+                )
             return {"accepted": not worse, "worse": worse}
 
         record = self._stage(round, "accept", 0, work)

@@ -72,7 +72,7 @@ class RunDirectory:
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(target, "ab") as file:
-            file.write("".join(dumps(record) + "\n" for record in records).encode())
+            file.write("".join(dumps(record, sort=False) + "\n" for record in records).encode())
             file.flush()
             os.fsync(file.fileno())
 
@@ -108,7 +108,7 @@ class RunDirectory:
         torn = {key for key, members in groups.items() if len(members) != members[0]["of"]}
         if torn:
             kept = [record for record in records if (record["stage"], record["chunk"]) not in torn]
-            self.write_text(name, "".join(dumps(record) + "\n" for record in kept))
+            self.write_text(name, "".join(dumps(record, sort=False) + "\n" for record in kept))
         return {
             chunk: [_case(record) for record in members]
             for (of_stage, chunk), members in groups.items()

@@ -124,12 +124,13 @@ def _typed(hint: Any, value: Any) -> Any:
     return value
 
 
-def dumps(value: Any) -> str:
+def dumps(value: Any, sort: bool = True) -> str:
     """Canonical JSON: sorted keys, no spaces, ASCII only (lone surrogates and control characters stay escaped).
 
-    NaN and infinity, which JSON does not know, become the texts "nan", "inf" and "-inf".
+    NaN and infinity, which JSON does not know, become the texts "nan", "inf" and "-inf". Without `sort` keys keep
+    their order: a record that is read back must word and render the same prompts as the one that was written.
     """
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return json.dumps(_plain(value), sort_keys=sort, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def stable_hash(*parts: Any) -> int:

@@ -37,6 +37,13 @@ def test_what_is_appended_is_read_back_in_order(run):
     assert raw.count(b"\n") == len(RECORDS), "no text in a record ends its line"
 
 
+def test_keys_keep_their_order(run):
+    """What is read back must word and render the same prompts as what was written."""
+    run.append("x.jsonl", [{"b": {"z": 1, "a": 2}, "a": 1}])
+    (record,) = run.read("x.jsonl")
+    assert (list(record), list(record["b"])) == (["b", "a"], ["z", "a"])
+
+
 @pytest.mark.parametrize("tail", ['{"n": 4', '{"n": 4}', "\x00\x00", '{"n": 4}\n{"n'])
 def test_a_half_written_last_line_is_cut_off_and_the_next_record_follows_cleanly(run, tail):
     run.append("x.jsonl", RECORDS)

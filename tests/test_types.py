@@ -149,6 +149,13 @@ def test_numbers_that_json_does_not_know_become_text():
     assert json.loads(dumps(call))["arguments"] == {"amount": "nan", "more": ["inf", "-inf"]}
 
 
+def test_order_is_kept_where_it_is_asked_for():
+    """Feedback is worded, and arguments are rendered, in their own order; records must not change it."""
+    made = ScoreCard({"utility": Score(0.0), "security": Score(1.0)})
+    assert list(ScoreCard.from_dict(json.loads(dumps(made, sort=False))).scores) == ["utility", "security"]
+    assert list(ScoreCard.from_dict(json.loads(dumps(made))).scores) == ["security", "utility"]
+
+
 # ------------------------------------------------------------------------------------------------ hashes
 
 
