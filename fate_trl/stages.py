@@ -260,6 +260,7 @@ class TrlLearner:
             "bf16": on_gpu and self.recipe.model.dtype == "bfloat16",  # autocast; the weights have their dtype anyway
             "fp16": on_gpu and self.recipe.model.dtype == "float16",
             "gradient_checkpointing": on_gpu,  # on a CPU memory is cheap and time is not
+            "dataloader_pin_memory": on_gpu,
         }
 
     # -------------------------------------------------------------------------------------------- training
