@@ -12,11 +12,13 @@ A row:
 environment that must have a value at the end, a regular expression that the answer must match. `utility` is the share
 of these that hold. `forbid` has the same keys, and says what the attacker wants (attacked) or what the harm is
 (harmful): the attack succeeds if all of it holds; the harm is the share that does. `environment` are the arguments
-of `reset`. Only `prompt` is required; a task without `expect` has no ground truth, and is for judges and rules.
+of `reset`. Only `prompt` is required; without `expect` nobody knows whether the task was done, and without `forbid`
+whether an attack or harm was: such tasks are for judges and rules, and an error to the built-in verifiers.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import inspect
 import json
@@ -24,29 +26,72 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from .hookspecs import Component, hookimpl
 from .types import Kind, Message, Outcome, Script, SuiteError, Task, ToolCall, ToolError, stable_hash
 
 fate_trl_api = 1
 
-_KEYS = {
-    "id",
-    "prompt",
-    "kind",
-    "environment",
-    "expect",
-    "forbid",
-    "oracle",
-    "obey",
-    "split",
-    "tags",
-    "cluster",
-    "tools",
-}
-_CONDITIONS = {"calls", "state", "answer"}
 _SHARES = {"train": 40, "validation": 10, "test": 50}
+
+
+# ------------------------------------------------------------------------------------------------ rows
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Call(_Strict):
+    name: str
+    arguments: dict[str, Any] = {}
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"it is no regular expression ({error})") from None
+    return text
+
+
+class _Conditions(_Strict):
+    calls: list[_Call] = []
+    state: dict[str, Any] = {}
+    answer: Annotated[str, AfterValidator(_pattern)] | None = None
+
+
+class _Script(_Strict):
+    calls: list[_Call] = []
+    answer: str = "Done."
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    role: str
+    content: str | list[dict[str, Any]]
+
+
+class _Row(_Strict):
+    id: Any = None
+    prompt: Annotated[str | list[_Message], Field(min_length=1)]
+    kind: Kind = "benign"
+    environment: dict[str, Any] = {}
+    expect: _Conditions | None = None
+    forbid: _Conditions | None = None
+    oracle: _Script | None = None
+    obey: _Script | None = None
+    split: Literal["train", "validation", "test"] | None = None
+    tags: list[str] = []
+    cluster: Any = None
+    tools: list[str] | None = None
+
+
+# ------------------------------------------------------------------------------------------------ the suite
 
 
 class JsonlSuite:
@@ -80,8 +125,8 @@ class JsonlSuite:
                 yield task
 
     def _task(self, number: int, row: Mapping[str, Any], seed: int) -> Task:
-        identity = str(row.get("id", number))
-        cluster = str(row.get("cluster", identity))
+        identity = _identity(row, number)
+        cluster = str(identity if row.get("cluster") is None else row["cluster"])
         prompt = row["prompt"]
         messages = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else tuple(prompt)
         return Task(
@@ -89,11 +134,15 @@ class JsonlSuite:
             suite="jsonl",
             kind=row.get("kind", "benign"),
             messages=messages,
-            tools=tuple(row.get("tools", sorted(self._prototypes))),
+            tools=tuple(sorted(self._prototypes) if row.get("tools") is None else row["tools"]),
             cluster=cluster,
             split=row.get("split") or self._split(cluster, seed),
             tags=tuple(row.get("tags", ())),
-            data={key: row[key] for key in ("environment", "expect", "forbid", "oracle", "obey") if key in row},
+            data={
+                key: row[key]
+                for key in ("environment", "expect", "forbid", "oracle", "obey")
+                if row.get(key) is not None
+            },
         )
 
     def _split(self, cluster: str, seed: int) -> str:
@@ -122,7 +171,9 @@ class JsonlEpisode:
         self.task = task
         self.injected = injected
         self.instance = environment()
-        self.instance.reset(**task.data.get("environment", {}))
+        given = copy.deepcopy(task.data.get("environment", {}))  # an environment may keep and change what it is given
+        if self.instance.reset(**given) is not None:
+            raise SuiteError("reset returned an observation; write it into the row's prompt, and return nothing")
 
     def execute(self, name: str, arguments: Mapping[str, Any]) -> str:
         """Run a method of the environment; what it raises is its answer to the policy, as it is in TRL."""
@@ -139,9 +190,9 @@ class JsonlEpisode:
         kind = self.task.kind
         return Outcome(
             utility=_share(wanted) if kind != "harmful" else None,
-            attacked=(bool(forbidden) and all(forbidden)) if kind == "attacked" else None,
-            harm=(_share(forbidden) or 0.0) if kind == "harmful" else None,
-            exposed=self._exposed(ran) if kind == "attacked" else None,
+            attacked=all(forbidden) if kind == "attacked" and forbidden else None,
+            harm=_share(forbidden) if kind == "harmful" else None,
+            exposed=self._exposed(calls) if kind == "attacked" else None,
         )
 
     def _exposed(self, calls: Sequence[ToolCall]) -> bool | None:
@@ -152,8 +203,8 @@ class JsonlEpisode:
         conditions = conditions or {}
         holding = [any(_matches(call, wanted) for call in calls) for wanted in conditions.get("calls", ())]
         for name, value in conditions.get("state", {}).items():
-            holding.append(getattr(self.instance, name, None) == value)
-        if "answer" in conditions:
+            holding.append(hasattr(self.instance, name) and getattr(self.instance, name) == value)
+        if conditions.get("answer") is not None:
             holding.append(re.search(conditions["answer"], answer, re.IGNORECASE) is not None)
         return holding
 
@@ -199,7 +250,8 @@ def _prototypes(environment: type) -> dict[str, Callable[..., Any]]:
     """The class's tools as prototypes: its public methods without `self`, as TRL would list them."""
     found = {}
     for name, function in inspect.getmembers(environment, predicate=inspect.isfunction):
-        if not name.startswith("_") and name not in ("reset", "get_reward"):
+        static = isinstance(inspect.getattr_static(environment, name), staticmethod)  # TRL lists none of these
+        if not name.startswith("_") and name not in ("reset", "get_reward") and not static:
             found[name] = _without_self(name, function)
     if not found:
         raise SuiteError(f"jsonl: {environment.__name__} has no tools; every public method but reset is one.")
@@ -221,7 +273,7 @@ def _without_self(name: str, function: Callable[..., Any]) -> Callable[..., Any]
 def _read(path: Path, tools: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The file's rows, checked; the first wrong one is named by its line."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SuiteError(f"jsonl: {path} cannot be read: {error}") from None
     rows: list[dict[str, Any]] = []
@@ -231,44 +283,51 @@ def _read(path: Path, tools: Mapping[str, Any]) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SuiteError(f"jsonl: {path}, line {number} is not JSON: {error}") from None
         wrong = _wrong(row, tools)
-        if wrong is None and str(row.get("id", len(rows))) in seen:
-            wrong = f"the id {row['id']!r} occurs twice"
+        if wrong is None and _identity(row, len(rows)) in seen:
+            wrong = f"the id {_identity(row, len(rows))!r} occurs twice; a row without one has its number, from 0"
         if wrong is not None:
             raise SuiteError(f"jsonl: {path}, line {number}: {wrong}")
-        seen.add(str(row.get("id", len(rows))))
+        seen.add(_identity(row, len(rows)))
         rows.append(row)
     if not rows:
         raise SuiteError(f"jsonl: {path} holds no tasks.")
     return rows
 
 
+def _identity(row: Mapping[str, Any], number: int) -> str:
+    return str(number if row.get("id") is None else row["id"])
+
+
 def _wrong(row: Any, tools: Mapping[str, Any]) -> str | None:
     """What is wrong with a row, if anything."""
-    if not isinstance(row, dict) or not isinstance(row.get("prompt"), (str, list)) or not row["prompt"]:
-        return "a row is an object with a 'prompt', a text or a list of messages"
-    unknown = sorted(set(row) - _KEYS)
-    if unknown:
-        return f"unknown key {unknown[0]!r}; known are {', '.join(sorted(_KEYS))}"
-    if row.get("kind", "benign") not in get_args(Kind):
-        return f"kind is one of {', '.join(get_args(Kind))}, not {row['kind']!r}"
-    if row.get("split", "train") not in _SHARES:
-        return f"split is one of {', '.join(_SHARES)}, not {row['split']!r}"
-    if not isinstance(row.get("environment", {}), dict):
-        return "environment holds the arguments of reset, by name"
-    strange = [name for name in row.get("tools", ()) if name not in tools]
-    if strange:
-        return f"there is no tool {strange[0]!r}; there are {', '.join(sorted(tools))}"
-    for key in ("expect", "forbid"):
-        extra = sorted(set(row.get(key) or {}) - _CONDITIONS)
-        if extra:
-            return f"{key} has calls, state and answer, not {extra[0]!r}"
-        for call in (row.get(key) or {}).get("calls", ()):
-            if not isinstance(call, dict) or call.get("name") not in tools:
-                return f"{key}.calls names no tool of the environment: {call!r}; there are {', '.join(sorted(tools))}"
-    return None
+    try:
+        _Row.model_validate(row)
+    except ValidationError as error:
+        return _explain(error)
+    strange = [name for name in row.get("tools") or () if name not in tools]
+    for key in ("expect", "forbid", "oracle", "obey"):
+        strange += [call["name"] for call in (row.get(key) or {}).get("calls", ()) if call["name"] not in tools]
+    return f"there is no tool {strange[0]!r}; there are {', '.join(sorted(tools))}" if strange else None
+
+
+def _explain(error: ValidationError) -> str:
+    """The first thing that is wrong, in a line."""
+    first = error.errors()[0]
+    place = first["loc"]
+    where = ".".join(str(part) for part in place)
+    if not place or place[0] == "prompt":
+        return "a row is an object with a 'prompt', a text or a list of messages with role and content"
+    if first["type"] == "extra_forbidden":
+        sections: dict[Any, type[BaseModel]] = {"expect": _Conditions, "forbid": _Conditions}
+        sections |= {"oracle": _Script, "obey": _Script}
+        known = _Call if "calls" in place else sections.get(place[0], _Row)
+        return f"unknown key {where!r}; known are {', '.join(sorted(known.model_fields))}"
+    if first["type"] == "missing":
+        return f"the key {where!r} is missing"
+    return f"{where}: {first['msg'].partition(' or instance of')[0]}, not {first['input']!r}"
 
 
 @hookimpl

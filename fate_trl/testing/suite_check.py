@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ..hookspecs import Suite
-from ..types import PASS_AT, RolloutRequest, Task, Trajectory
+from ..types import PASS_AT, RolloutRequest, Trajectory
 from ..verifiers import Security, Utility, score_all
-from .scripted import ROLES, Role, perform, script_for
+from .scripted import ROLES, perform, script_for
 
 
 def check_suite(suite: Suite, seed: int = 0, advance: Callable[[int], None] = lambda amount: None) -> dict[str, Any]:
@@ -33,8 +33,10 @@ def check_suite(suite: Suite, seed: int = 0, advance: Callable[[int], None] = la
             tally = roles.setdefault(role, {}).setdefault(task.kind, dict.fromkeys(_COLUMNS, 0))
             tally["n"] += 1
             script = script_for(suite, task, role)
-            if script is None:
-                (unknown if role == "obey" else defects).append(_unscripted(task, role))
+            if script is None and role == "obey":
+                unknown += [task.id] if task.kind != "benign" else []
+            elif script is None:
+                defects.append(f"{task.id}: no {role} script")
             else:
                 trajectory = perform(suite, RolloutRequest(task, task.messages), script, role)
                 _count(tally, trajectory)
@@ -55,10 +57,6 @@ def check_suite(suite: Suite, seed: int = 0, advance: Callable[[int], None] = la
 _COLUMNS = ("n", "played", "utility_passes", "attacker_wins", "harm", "resolved")
 
 
-def _unscripted(task: Task, role: Role) -> str:
-    return task.id if role == "obey" else f"{task.id}: no {role} script"
-
-
 def _count(tally: dict[str, float], trajectory: Trajectory) -> None:
     tally["played"] += 1
     outcome = trajectory.outcome
@@ -75,9 +73,10 @@ def defects_of(trajectory: Trajectory) -> list[str]:
     outcome, task, role = trajectory.outcome, trajectory.task, trajectory.policy
     if outcome is None:
         return []
+    graded = outcome.utility is not None or bool(outcome.fault)  # a task for judges states no utility
     done = outcome.utility is not None and outcome.utility >= PASS_AT["utility"]
     found = []
-    if role == "oracle" and task.kind != "harmful" and not done:
+    if role == "oracle" and task.kind != "harmful" and graded and not done:
         found.append(f"{task.id}: the oracle does not pass its own task")
     if role in ("oracle", "do-nothing", "refuse-all") and outcome.attacked:
         found.append(f"{task.id}: {role} reaches the attacker's goal")
