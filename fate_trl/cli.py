@@ -175,6 +175,7 @@ def _go(asked: Recipe, directory: RunDirectory, as_json: bool, policy: str = "")
     evolution = stages.build(asked, directory, Bars(as_json))
     if policy:
         evolution.learner.load(policy)
+        evolution.initial = "trained"
     directory.write_json("manifest.json", _manifest(asked, evolution.suites))
     rows = evolution()
     if as_json:

@@ -177,6 +177,7 @@ class Evolution:
         learner: What is trained.
         run: Where it is recorded.
         objectives: In the order of score vectors.
+        initial: Name in metrics.json of the policy before any training.
         reporter, observers: Who is told.
     """
 
@@ -188,6 +189,7 @@ class Evolution:
     learner: Learner
     run: RunDirectory
     objectives: Sequence[str]
+    initial: str = "base"
     reporter: Reporter = field(default_factory=Silent)
     observers: Sequence[Callable[..., Any]] = ()
 
@@ -208,7 +210,7 @@ class Evolution:
     def _round_zero(self) -> None:
         """The policy before training: a warm start if asked for, then its evaluation."""
         if self.recipe.warm_start is not None:
-            self._evaluate(0, "test", "base")
+            self._evaluate(0, "test", self.initial)
             self._train(0, "warm_start", "warm_start", self._warm_start)
         self._baselines()
         self._evaluate(0, "test")
@@ -508,8 +510,8 @@ class Evolution:
             if not stage.startswith("eval-"):
                 continue
             _, split, *policy = stage.split("-", 2)
-            name = policy[0] if policy else ("base" if round == 0 and self.recipe.warm_start is None else "")
-            name = name or ("warm-start" if round == 0 else f"round-{round}")
+            cold = self.recipe.warm_start is None
+            name = policy[0] if policy else f"round-{round}" if round else self.initial if cold else "warm-start"
             cases = self.run.cases(f"{round_dir(round)}/rollouts.jsonl", stage)
             rows += evaluate.rows(
                 cases, round=round, split=split, policy=name, accepted=accepted, seed=self.recipe.seed
