@@ -17,7 +17,7 @@ demo: install
 	$(BIN)/fate-trl run quickstart
 
 test: install
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2
 
 slow: install
 	$(BIN)/python -m pytest -q -m slow
