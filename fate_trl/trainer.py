@@ -33,7 +33,18 @@ from trl.trainer.utils import get_config_model_id
 from . import pareto, plugins
 from .environments import EpisodeEnvironment, toolset
 from .hookspecs import ParetoSelector
-from .types import KINDS, Message, PluginError, RecipeError, RolloutRequest, SuiteError, Task, Trajectory, stable_hash
+from .types import (
+    KINDS,
+    Message,
+    PluginError,
+    RecipeError,
+    RolloutRequest,
+    ScoreCard,
+    SuiteError,
+    Task,
+    Trajectory,
+    stable_hash,
+)
 from .verifiers import check_objectives, is_verifier, score_all
 
 logger = logging.getLogger(__name__)
@@ -302,9 +313,16 @@ class PFPOTrainer(GRPOTrainer):
     Attributes:
         objectives: Names of the objectives, one per column.
 
-    The data set may have a column `kind`; means are then logged per kind. Without verifiers, a reward function that
-    returns None for every row of a group does not apply there; a row that lacks a score that others of its group
-    have is left out: advantage 0, and no part in baselines.
+    Several objectives are compared within a group, so a reward that is None for every row of a group does not apply
+    there, and a row that lacks a score that others of its group have is left out: advantage 0, and no part in
+    baselines. So is a row with an infrastructure error, with every selector.
+
+    Logged besides what GRPOTrainer logs: `objective/<name>/<kind>`, means by kind of task (the data set's column
+    `kind`, or the episode's); `errors/rows`, `errors/episode` and `errors/<objective>`, shares of rows with an error;
+    `pareto/reward` and `pareto/reward_std`, the selector's column, while `reward` stays the weighted sum; and of the
+    groups `pareto/front_size` (mean rows of the first front), `pareto/tie_break_share` (its first front holds several
+    vectors), `pareto/zero_signal_share` (all its score vectors are equal), `pareto/all_front_unequal_share` (none is
+    dominated, not all are equal), and `pareto/redrawn_groups` per generation.
 
     Raises:
         RecipeError: A combination that cannot work; before a model loads, where that can be told.
@@ -444,17 +462,20 @@ class PFPOTrainer(GRPOTrainer):
         for column in self._columns:
             scores = [card.scores[column.__name__] for card in cards]
             column.values = [0.0 if score.status == "error" else score.value for score in scores]
-        failed = [bool(trajectory.error or card.errors) for trajectory, card in zip(trajectories, cards, strict=True)]
-        reasons = [t.error or next(iter(c.errors.values())) for t, c in zip(trajectories, cards) if t.error or c.errors]
-        if reasons:
-            (reason, _), *_ = Counter(reasons).most_common(1)
-            logger.warning("%d of %d rows left out because of errors, such as: %s", len(reasons), len(rows), reason)
-        flags = {"rows": failed, "episode": [bool(trajectory.error) for trajectory in trajectories]}
-        for column in self._columns:
-            flags[column.__name__] = [column.__name__ in card.errors for card in cards]
-        device = self.accelerator.device
-        flags_B_E = gather(torch.tensor(list(flags.values()), dtype=torch.float32, device=device).T.contiguous())
-        for name, share in zip(flags, flags_B_E.mean(dim=0).tolist(), strict=True):
+        return self._count_errors(trajectories, cards)
+
+    def _count_errors(self, trajectories: list[Trajectory], cards: list[ScoreCard]) -> torch.Tensor:
+        """Log the share of rows with an error, by where it arose. Returns booleans (B,) over all processes."""
+        reasons = [t.error or next(iter(c.errors.values()), "") for t, c in zip(trajectories, cards, strict=True)]
+        failed = [reason for reason in reasons if reason]
+        if failed:
+            ((reason, _),) = Counter(failed).most_common(1)
+            logger.warning("%d of %d rows left out because of errors, such as: %s", len(failed), len(reasons), reason)
+        flags = [[bool(reason) for reason in reasons], [bool(trajectory.error) for trajectory in trajectories]]
+        flags += [[column.__name__ in card.errors for card in cards] for column in self._columns]
+        names = ["rows", "episode", *(column.__name__ for column in self._columns)]
+        flags_B_E = gather(torch.tensor(flags, dtype=torch.float32, device=self.accelerator.device).T.contiguous())
+        for name, share in zip(names, flags_B_E.mean(dim=0).tolist(), strict=True):
             self._metrics[self._mode][f"errors/{name}"].append(share)
         return flags_B_E[:, 0] > 0
 

@@ -16,6 +16,7 @@ from peft import LoraConfig
 from transformers import HfArgumentParser, LlamaForSequenceClassification
 from trl import GRPOConfig, GRPOTrainer
 
+from fate_trl import plugins
 from fate_trl.environments import environment_factories
 from fate_trl.trainer import COLUMN, PFPOConfig, PFPOTrainer, request_dataset
 from fate_trl.types import FateError, PluginError, RecipeError, Score
@@ -236,6 +237,18 @@ def test_the_dominated_get_less_than_the_front(tmp_path):
 
 
 @pytest.mark.parametrize("selector", COLUMN_SELECTORS)
+def test_advantages_are_the_selectors_rewards_less_their_groups_mean(tmp_path, selector):
+    scores_G_N_M = np.random.default_rng(1).choice([0.0, 0.25, 1.0, 1.5], size=(2, 4, 3))
+    columns = [Table(name, scores_G_N_M[:, :, m].reshape(-1)) for m, name in enumerate("abc")]
+    weights = {"a": 2.0, "b": 1.0, "c": 0.5}
+    made = advantages(make(tmp_path, columns, selector=selector, reward_weights=list(weights.values())))
+    rewards_G_N = plugins.load("selector", selector, {"weights": weights}).reward(
+        scores_G_N_M, objectives=list("abc"), valid_G_N=np.ones((2, 4), bool)
+    )
+    assert np.allclose(made, rewards_G_N - rewards_G_N.mean(axis=1, keepdims=True), atol=1e-6)
+
+
+@pytest.mark.parametrize("selector", COLUMN_SELECTORS)
 def test_training_raises_the_better_answer(tmp_path, selector):
     def says_good(completion_ids, **_):
         return [float(ids[0] == good) for ids in completion_ids]
@@ -451,7 +464,7 @@ def test_a_selectors_own_advantages_replace_trls(tmp_path, shape):
     trainer.train()
 
 
-@pytest.mark.parametrize(("said", "message"), [(np.zeros((2, 3)), "shape"), (np.full((2, 4), np.nan), "NaN")])
+@pytest.mark.parametrize(("said", "message"), [([[0.0] * 3] * 2, "shape"), ([[math.nan] * 4] * 2, "NaN")])
 def test_a_selector_that_answers_nonsense_stops_the_run(tmp_path, said, message):
     class Nonsense:
         def reward(self, scores_G_N_M, *, objectives, valid_G_N):
@@ -576,6 +589,33 @@ def test_without_a_configuration_there_is_a_pfpo_one(tmp_path, monkeypatch):
     model.config._name_or_path = "somebody/tiny"
     trainer = PFPOTrainer(model, length, train_dataset=prompts(), processing_class=tokenizer)
     assert trainer.args.output_dir == "tiny-PFPO"
+
+
+def test_rollout_func(tmp_path):
+    """Its mask and its extra fields reach verifiers and reward functions; new prompts do not inherit the fields."""
+
+    def roll(prompts, trainer):
+        ids = trainer.processing_class("done do", add_special_tokens=False)["input_ids"]
+        rows = [
+            trainer.processing_class.apply_chat_template(p, add_generation_prompt=True)["input_ids"] for p in prompts
+        ]
+        out = {"prompt_ids": rows, "completion_ids": [[*ids, i % 4 + 20] for i in range(len(rows))]}
+        return {
+            **out,
+            "logprobs": [[0.0] * 4] * len(rows),
+            "env_mask": [[1, 0, 1, 1]] * len(rows),
+            "luck": [1.0] * len(rows),
+        }
+
+    def luck(luck, **_):
+        return luck
+
+    verifier = Marks()
+    trainer = make(tmp_path, [verifier, luck], more={"rollout_func": roll}, redraw_rounds=1)
+    trainer.train()
+    assert {trajectory.policy_mask for trajectory in verifier.batches[0]} == {(1, 0, 1, 1)}
+    assert logged(trainer)[0]["rewards/luck/mean"] == 1.0
+    assert len(verifier.batches) > trainer.args.max_steps, "nothing was drawn anew"
 
 
 def test_lora(tmp_path):

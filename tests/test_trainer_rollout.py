@@ -181,13 +181,19 @@ def test_a_rollout_scores_nothing_and_disturbs_nothing(tmp_path, monkeypatch):
         monkeypatch.setattr(trainer, name, never)
     modes = []
     generate = trainer._generate_single_turn
-    monkeypatch.setattr(
-        trainer, "_generate_single_turn", lambda *a, **k: modes.append(trainer.model.training) or generate(*a, **k)
-    )
+    groups = []
+
+    def watched(prompt_ids, images, fields, num_generations, **more):
+        modes.append(trainer.model.training)
+        groups.append(num_generations)
+        return generate(prompt_ids, images, fields, num_generations, **more)
+
+    monkeypatch.setattr(trainer, "_generate_single_turn", watched)
     assert len(trainer.rollout(tiny.requests_for([tiny.make_task(i) for i in range(3)]))) == 3
     assert (trainer._metrics, trainer._logs, trainer.state.num_input_tokens_seen) == before
     assert trainer.model.training
     assert not any(modes)
+    assert set(groups) == {1}, "vLLM would take the rows for groups of one prompt"
     assert all(torch.equal(value, parameters[name]) for name, value in tiny.state(trainer.model).items())
     assert (trainer.num_generations_eval, trainer._collecting) == (4, False)
 
