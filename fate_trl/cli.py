@@ -372,7 +372,7 @@ def _list(type: plugins.Type, as_json: bool) -> None:
         _print_json(rows)
         return
     for row in rows:
-        out.print(f"{escape(row['name']):<28} {escape(_visible(row['summary']))}", soft_wrap=True)
+        out.print(f"{escape(_visible(row['name'])):<28} {escape(_visible(row['summary']))}", soft_wrap=True)
 
 
 @recipes_app.callback()
@@ -385,7 +385,7 @@ def recipes(context: typer.Context, as_json: AsJson = False) -> None:
         _print_json(rows)
         return
     for row in rows:
-        out.print(f"{row['name']:<28} {escape(row['purpose'])}", soft_wrap=True)
+        out.print(f"{escape(_visible(row['name'])):<28} {escape(_visible(row['purpose']))}", soft_wrap=True)
 
 
 def _purpose(file: Path) -> str:
@@ -401,8 +401,11 @@ def recipes_copy(
     path = Path(target or f"{name}.yaml")
     if path.exists():
         raise RecipeError(f"{path} is there already; give another name.")
-    shutil.copyfile(find_recipe(name), path)
-    out.print(f"wrote {path}", soft_wrap=True)
+    try:
+        shutil.copyfile(find_recipe(name), path)
+    except OSError as error:
+        raise RecipeError(f"cannot write {path}: {error.strerror}; give another place.") from None
+    out.print(f"wrote {escape(_visible(str(path)))}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,316 @@
+"""The command line: lists, checks and copies, what a machine may read of them, and errors without tracebacks."""
+
+import io
+import json
+import sys
+
+import pytest
+from rich.console import Console
+
+from fate_trl import cli, plugins
+from fate_trl.ledger import RunDirectory
+from fate_trl.recipe import load_recipe, shipped
+
+HOSTILE = "evil\x1b[2J\x07\u202e\ud800 [red]name[/red]"
+VISIBLE = "evil\\x1b[2J\\x07\\x202e\\xd800 [red]name[/red]"
+
+
+@pytest.fixture
+def fate(monkeypatch, capsys):
+    """Runs a command as the entry point does; returns (exit status, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fate-trl", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capsys.readouterr()
+        assert "Traceback" not in said.out + said.err
+        return end.value.code or 0, said.out, said.err
+
+    return run
+
+
+SMALL = ("--set", "train=6", "--set", "validation=3", "--set", "test=6")
+
+CODE = '''
+class Desk:
+    def reset(self, **kwargs):
+        self.done = False
+
+    def work(self) -> str:
+        """Work."""
+        self.done = True
+        return "done"
+'''
+
+
+@pytest.fixture
+def desk(tmp_path):
+    """Arguments of `suites check` for a jsonl suite with these rows."""
+    (tmp_path / "desk.py").write_text(CODE)
+
+    def arguments(*rows):
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        named = {"path": tmp_path / "rows.jsonl", "environment": f"{tmp_path}/desk.py:Desk"}
+        return ["suites", "check", "jsonl", *(word for k, v in named.items() for word in ("--set", f"{k}={v}"))]
+
+    return arguments
+
+
+ORACLE = {"calls": [{"name": "work"}], "answer": "Done."}
+GOOD = {"id": "good", "prompt": "Work.", "expect": {"state": {"done": True}}, "oracle": ORACLE}
+
+
+# ------------------------------------------------------------------------------------------------ lists
+
+
+def test_plugins_are_listed(fate):
+    status, out, _ = fate("plugins", "--json")
+    assert status == 0
+    rows = json.loads(out)
+    builtin = {(row["type"], row["name"]) for row in rows if row["plugin"] == plugins.BUILTINS}
+    assert {
+        ("verifier", "security"),
+        ("verifier", "trajectory_control"),
+        ("repair", "resume"),
+        ("selector", "pareto-front"),
+        ("selector", "gdpo"),
+        ("suite", "workbench"),
+        ("suite", "jsonl"),
+    } <= builtin
+    assert all(row["summary"] for row in rows)
+    status, out, _ = fate("plugins")
+    assert status == 0
+    assert "security" in out
+
+
+def test_suites_are_listed(fate):
+    rows = json.loads(fate("suites", "--json")[1])
+    assert {"workbench", "jsonl"} <= {row["name"] for row in rows}
+    assert {row["type"] for row in rows} <= {"suite", "not imported", "blocked"}
+    status, out, _ = fate("suites")
+    assert status == 0
+    assert out.startswith("workbench ")
+
+
+def test_recipes_are_listed_with_their_purpose(fate):
+    status, out, _ = fate("recipes", "--json")
+    assert status == 0
+    rows = {row["name"]: row["purpose"] for row in json.loads(out)}
+    assert set(rows) == set(shipped())
+    assert rows["quickstart"].startswith("The whole loop")
+    assert "quickstart" in fate("recipes")[1]
+
+
+def test_names_from_outside_do_not_steer_the_terminal(fate, monkeypatch):
+    rows = [{"plugin": HOSTILE, "type": "not imported", "name": HOSTILE, "summary": HOSTILE}]
+    monkeypatch.setattr(plugins, "describe", lambda: rows)
+    for command in ("plugins", "suites"):
+        wide = Console(file=io.StringIO(), width=300, highlight=False)
+        monkeypatch.setattr(cli, "out", wide)
+        assert fate(command)[0] == 0
+        text = wide.file.getvalue()
+        assert VISIBLE in text, "markup is shown, not obeyed"
+        assert all(c.isprintable() or c == "\n" for c in text)
+        said = fate(command, "--json")[1]
+        assert said.isascii()
+        assert json.loads(said)[0]["name"] == HOSTILE
+
+
+def test_control_characters_are_spelled_out():
+    assert cli._visible("a\tb\x00\x9b\u2066c\nd é 漢 \U0001f600") == "a\\x09b\\x00\\x9b\\x2066c\nd é 漢 \U0001f600"
+
+
+# ------------------------------------------------------------------------------------------------ suites check
+
+
+def test_the_workbench_has_no_defects(fate):
+    status, out, _ = fate("suites", "check", "workbench", "--json", *SMALL)
+    assert status == 0
+    found = json.loads(out)
+    assert found["suite"] == "workbench"
+    assert found["tasks"] == {"benign": 5, "attacked": 5, "harmful": 5}
+    assert found["defects"] == found["errors"] == found["no_attack_script"] == []
+    assert found["roles"]["oracle"]["attacked"]["utility_passes"] == 5
+    assert found["roles"]["obey"]["attacked"]["attacker_wins"] == 5
+    assert found["roles"]["do-nothing"]["benign"]["utility_passes"] == 0
+    assert found["roles"]["refuse-all"]["harmful"]["resolved"] == 5
+
+
+def test_a_check_for_people_says_the_same(fate):
+    status, out, _ = fate("suites", "check", "workbench", *SMALL)
+    assert status == 0
+    assert "workbench: {'benign': 5, 'attacked': 5, 'harmful': 5}" in out
+    assert "oracle" in out
+    assert "defect" not in out
+
+
+def test_a_suite_with_a_defect_ends_with_status_1(fate, desk):
+    assert fate(*desk(GOOD))[0] == 0
+    idle = {**GOOD, "id": "idle", "expect": {"answer": "."}}
+    status, out, _ = fate(*desk(GOOD, idle), "--json")
+    assert status == 1
+    assert json.loads(out)["defects"] == ["idle: do-nothing passes the task", "idle: refuse-all passes the task"]
+    status, out, _ = fate(*desk(GOOD, idle))
+    assert status == 1
+    assert "defect: idle: do-nothing passes the task" in out
+
+
+def test_a_suite_with_an_error_ends_with_status_1(fate, desk):
+    broken = {**GOOD, "environment": {"self": 1}}
+    status, out, _ = fate(*desk(broken), "--json")
+    assert status == 1
+    assert "opening the episode failed" in json.loads(out)["errors"][0]
+
+
+def test_a_tasks_name_does_not_steer_the_terminal(fate, desk):
+    status, out, _ = fate(*desk({**GOOD, "id": HOSTILE, "expect": {"answer": "."}}))
+    assert status == 1
+    assert f"defect: {VISIBLE}: do-nothing passes the task" in out
+    assert "\x1b" not in out
+
+
+def test_arguments_and_seed_reach_the_suite(fate, monkeypatch):
+    asked = []
+
+    def tasks(self, split, seed=0):
+        asked.append((split, seed, self.sizes["test"]))
+        return []
+
+    monkeypatch.setattr("fate_trl.workbench.suite.WorkbenchSuite.tasks", tasks)
+    assert fate("suites", "check", "workbench", "--json", "--seed", 7, "--set", "test=3")[0] == 0
+    assert set(asked) == {("all", 7, 3)}
+
+
+# ------------------------------------------------------------------------------------------------ recipes copy
+
+
+def test_a_recipe_is_copied_and_never_onto_another(fate, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = fate("recipes", "copy", "quickstart")
+    assert (status, out) == (0, "wrote quickstart.yaml\n")
+    assert load_recipe(tmp_path / "quickstart.yaml") == load_recipe(shipped()["quickstart"])
+    (tmp_path / "quickstart.yaml").write_text("mine")
+    status, _, err = fate("recipes", "copy", "quickstart")
+    assert status == 2
+    assert "quickstart.yaml is there already" in err
+    assert (tmp_path / "quickstart.yaml").read_text() == "mine"
+    assert fate("recipes", "copy", "quickstart", "other.yaml")[0] == 0
+    assert (tmp_path / "other.yaml").exists()
+
+
+def test_a_place_that_cannot_be_written_to(fate, tmp_path):
+    status, _, err = fate("recipes", "copy", "quickstart", tmp_path / "absent" / "x.yaml")
+    assert status == 2
+    assert "No such file or directory" in err
+
+
+# ------------------------------------------------------------------------------------------------ errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "quikstart"], "did you mean 'quickstart'?"),
+        (["run", "quickstart", "--set", "repair.k=0"], "repair.k"),
+        (["run", "quickstart", "--set", "selector=pareto-frnt"], "did you mean 'pareto-front'?"),
+        (["run"], "give either a recipe, or --resume RUN"),
+        (["eval", "embedded"], "--suite NAME"),
+        (["suites", "check", "workbnch"], "did you mean 'workbench'?"),
+        (["suites", "check", "workbench", "--set", "tests=3"], "did you mean 'test'?"),
+        (["suites", "check", "workbench", "--set", "test=[1"], "'[1' is not a YAML value"),
+        (["suites", "check", "workbench", "--set", "test=-1"], "cannot have -1 tasks"),
+    ],
+)
+def test_an_error_is_said_in_words_and_ends_with_status_2(fate, arguments, says):
+    status, out, err = fate(*arguments)
+    assert status == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert says in err
+
+
+def test_an_error_does_not_steer_the_terminal(fate):
+    status, _, err = fate("run", "a\x1b[2J[red]b")
+    assert status == 2
+    assert "\x1b" not in err
+    assert "[red]b" in err
+
+
+def test_a_wrong_option_is_the_parsers_error(fate):
+    status, _, err = fate("plugins", "--jsn")
+    assert status == 2
+    assert "--jsn" in err
+
+
+# ------------------------------------------------------------------------------------------------ runs, without torch
+
+
+def test_a_run_never_writes_into_another(tmp_path):
+    assert cli._fresh(tmp_path / "run") == tmp_path / "run"
+    (tmp_path / "run").mkdir()
+    assert cli._fresh(tmp_path / "run") == tmp_path / "run-2"
+    (tmp_path / "run-2").touch()
+    assert cli._fresh(tmp_path / "run") == tmp_path / "run-3"
+
+
+def test_the_policy_of_a_run_is_the_last_accepted_one(tmp_path):
+    run = RunDirectory(tmp_path)
+    assert cli._accepted_policy(tmp_path) == ""
+    (tmp_path / "rounds/00/after-warm_start").mkdir(parents=True)
+    assert cli._accepted_policy(tmp_path).endswith("rounds/00/after-warm_start")
+    for round, accepted in ((1, True), (2, True), (3, False)):
+        (tmp_path / f"rounds/{round:02d}/policy").mkdir(parents=True)
+        run.append(f"rounds/{round:02d}/stages.jsonl", [{"stage": "accept", "accepted": accepted}])
+    (tmp_path / "rounds/04/policy").mkdir(parents=True)  # not judged yet
+    assert cli._accepted_policy(tmp_path).endswith("rounds/02/policy")
+
+
+@pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt, 130), (ZeroDivisionError, None)])
+def test_however_a_run_stops_the_way_on_is_said(tmp_path, capsys, stop, status):
+    def stopped():
+        with cli._explained(RunDirectory(tmp_path / "run")):
+            raise stop
+
+    with pytest.raises(SystemExit if status else stop) as end:
+        stopped()
+    assert getattr(end.value, "code", None) == status
+    assert f"fate-trl run --resume {tmp_path}/run" in capsys.readouterr().err
+
+
+def test_stages_are_told_to_machines_and_to_people(capsys):
+    summary = {"round": 1, "stage": "repair", "seconds": 2.5, "failures": 3, "worse": [], "log": [1]}
+    for as_json in (True, False):
+        bars = cli.Bars(as_json)
+        bars.start(1, "repair", 10)
+        bars.expect(12)
+        bars.advance(5)
+        bars.finish(summary)
+        said = capsys.readouterr()
+        if as_json:
+            assert json.loads(said.out) == {"event": "stage", **summary}
+            assert said.err == ""
+        else:
+            assert said.out == ""
+            assert "round 1  repair" in said.err
+            assert said.err.rstrip().endswith("2.5 s  failures 3")
+
+
+def row(policy, round, value, accepted=True, **changes):
+    metric = {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 40, "clusters": 40}
+    head = {"round": round, "split": "test", "suite": "all", "kind": "all", "policy": policy, "accepted": accepted}
+    return {**head, "metrics": {"resolved": metric, "asr": metric}, "errors": {}, **changes}
+
+
+def test_the_table_shows_values_with_intervals_before_after_and_baselines():
+    rows = [row("oracle", 0, 0.9), row("base", 0, 0.4), row("round-1", 1, 0.6), row("round-2", 2, 0.3, accepted=False)]
+    rows += [row("x", 1, 0.7, kind="benign"), row("y", 1, 0.7, split="validation"), row("z", 1, 0.7, suite="mine")]
+    screen = Console(file=io.StringIO(), width=120)
+    screen.print(cli._table(rows))
+    lines = [line.split() for line in screen.file.getvalue().splitlines()]
+    assert lines[0] == ["test", "split,", "40", "tasks,", "%", "with", "95", "%", "intervals"]
+    assert ["metric", "base", "round-1", "(rolled", "back)", "oracle"] in lines
+    at = lines.index(["resolved", "↑", "40", "60", "30", "90"])
+    assert lines[at + 1] == ["30–50", "50–70", "20–40"], "scripts are there for scale, and need no interval"
+    assert any(line[:2] == ["asr", "↓"] for line in lines)
+    assert not any("hcr" in line for line in lines), "what nobody measured is left out"
