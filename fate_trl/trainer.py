@@ -157,7 +157,7 @@ def _sources(reward_funcs: Any, classes: Any) -> tuple[list[Any], list[Any], lis
         TRL's reward functions and their processing classes (one per column), the columns among them that are a
         verifier's objectives, and the verifiers.
     """
-    given = list(reward_funcs) if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
+    given = reward_funcs if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
     given = [item for item in given if item is not None]
     if classes is None:
         classes = [None] * len(given)
