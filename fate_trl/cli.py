@@ -167,15 +167,12 @@ def _explained(directory: RunDirectory) -> Iterator[None]:
         raise
 
 
-def _go(asked: Recipe, directory: RunDirectory, as_json: bool, policy: str = "") -> None:
+def _go(asked: Recipe, directory: RunDirectory, as_json: bool) -> None:
     """Load what the recipe names, run it, and show what came out."""
     _quiet()
     from . import stages  # torch, from here on
 
     evolution = stages.build(asked, directory, Bars(as_json))
-    if policy:
-        evolution.learner.load(policy)
-        evolution.initial = "trained"
     directory.write_json("manifest.json", _manifest(asked, evolution.suites))
     rows = evolution()
     if as_json:
@@ -270,11 +267,10 @@ def evaluate_model(
 ) -> None:
     """Evaluate a model, or the last accepted policy of a run, on held-out tasks, without training."""
     data: dict[str, Any] = {"model": {"path": target}, "suites": [{"name": name} for name in suite]}
-    policy = ""
     if (Path(target) / "recipe.yaml").is_file():
         data = yaml.safe_load((Path(target) / "recipe.yaml").read_text(encoding="utf-8"))
         data["suites"] = [{"name": name} for name in suite] or data["suites"]
-        policy = _accepted_policy(Path(target))
+        data["model"] |= _accepted_policy(Path(target))
     if not data["suites"]:
         raise RecipeError("give a suite to evaluate on: --suite NAME; `fate-trl suites` lists them.")
     data |= {"rounds": 0, "warm_start": None, "sft": None, "pfpo": None}
@@ -285,7 +281,7 @@ def evaluate_model(
     directory = RunDirectory(_fresh(Path(output)))
     with directory.lock():
         directory.write_text("recipe.yaml", asked.dump())
-        _go(asked, directory, as_json, policy)
+        _go(asked, directory, as_json)
 
 
 def _overridden(data: dict[str, Any], sets: list[str]) -> dict[str, Any]:
@@ -294,15 +290,17 @@ def _overridden(data: dict[str, Any], sets: list[str]) -> dict[str, Any]:
     return data
 
 
-def _accepted_policy(path: Path) -> str:
-    """Folder of the last accepted policy of a run, "" for the model as it was."""
+def _accepted_policy(path: Path) -> dict[str, str]:
+    """The model keys that stand for the last accepted policy of a run; none if that is the model as it was."""
     directory = RunDirectory(path)
     best = path / "rounds/00/after-warm_start"
     for folder in sorted((path / "rounds").glob("[0-9][0-9]")):
         stages = {record["stage"]: record for record in directory.read(f"rounds/{folder.name}/stages.jsonl")}
         if stages.get("accept", {}).get("accepted"):
             best = folder / "policy"
-    return str(best) if best.is_dir() else ""
+    if not best.is_dir():
+        return {}
+    return {"adapter" if (best / "adapter_config.json").exists() else "path": str(best.resolve())}
 
 
 # ------------------------------------------------------------------------------------------------ lists
@@ -346,7 +344,8 @@ def _show_check(name: str, found: Mapping[str, Any]) -> None:
         for kind, tally in kinds.items():
             table.add_row(role, kind, *(f"{value:g}" for value in tally.values()))
     out.print(table)
-    for title, key in (("defect", "defects"), ("error", "errors"), ("no attack script", "no_attack_script")):
+    lists = ("defects", "errors", "no_oracle_script", "no_attack_script")
+    for title, key in zip(("defect", "error", "no oracle script", "no attack script"), lists, strict=True):
         for line in found[key]:
             out.print(f"{title}: {escape(_visible(line))}", soft_wrap=True)
 

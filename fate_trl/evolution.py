@@ -22,7 +22,18 @@ from .hookspecs import Learner, ParetoSelector, Policy, RepairStrategy, Suite
 from .ledger import Case, RunDirectory, round_dir, seed_of
 from .recipe import Recipe
 from .testing.scripted import ROLES, ScriptedPolicy, perform, script_for
-from .types import KINDS, BufferRow, Failure, FateError, Repair, RolloutRequest, ScoreCard, Task, Trajectory
+from .types import (
+    KINDS,
+    BufferRow,
+    ErrorBudgetExceeded,
+    Failure,
+    FateError,
+    Repair,
+    RolloutRequest,
+    ScoreCard,
+    Task,
+    Trajectory,
+)
 from .verifiers import score_all
 
 
@@ -177,7 +188,6 @@ class Evolution:
         learner: What is trained.
         run: Where it is recorded.
         objectives: In the order of score vectors.
-        initial: Name in metrics.json of the policy before any training.
         reporter, observers: Who is told.
     """
 
@@ -189,7 +199,6 @@ class Evolution:
     learner: Learner
     run: RunDirectory
     objectives: Sequence[str]
-    initial: str = "base"
     reporter: Reporter = field(default_factory=Silent)
     observers: Sequence[Callable[..., Any]] = ()
 
@@ -202,15 +211,15 @@ class Evolution:
     def __call__(self) -> list[dict[str, Any]]:
         """Run, or go on with, all rounds; returns the rows of metrics.json."""
         self._round_zero()
-        accepted = 0
+        accepted, rows = 0, self._write_metrics()
         for round in range(1, self.recipe.rounds + 1):
-            accepted = self._round(round, accepted)
-        return self._write_metrics()
+            accepted, rows = self._round(round, accepted), self._write_metrics()
+        return rows
 
     def _round_zero(self) -> None:
         """The policy before training: a warm start if asked for, then its evaluation."""
         if self.recipe.warm_start is not None:
-            self._evaluate(0, "test", self.initial)
+            self._evaluate(0, "test", "base")
             self._train(0, "warm_start", "warm_start", self._warm_start)
         self._baselines()
         self._evaluate(0, "test")
@@ -474,7 +483,7 @@ class Evolution:
         for role in ROLES:
             stage = f"eval-test-{role}"
             requests = [RolloutRequest(task, task.messages, stage) for task in tasks]
-            policy = ScriptedPolicy(self.suites, role)
+            policy = ScriptedPolicy(self.suites, role, self._limits)
 
             def work(stage: str = stage, policy: Policy = policy, requests: Sequence[RolloutRequest] = requests) -> Any:
                 return {"trajectories": len(self._roll(0, "rollouts", stage, requests, policy))}
@@ -488,11 +497,11 @@ class Evolution:
             before = self.run.cases(f"{round_dir(accepted)}/rollouts.jsonl", "eval-validation")
             after = self.run.cases(f"{round_dir(round)}/rollouts.jsonl", "eval-validation")
             worse: list[str] = []
-            if before and after:
-                budget = self._budget(min(len(before), len(after)))  # the one that both have kept to
-                worse = evaluate.regressions(
-                    before, after, self.objectives, self.recipe.evaluation.tolerance, max_error_rate=budget
-                )
+            try:
+                if before and after:
+                    worse = evaluate.regressions(before, after, self.objectives, self.recipe.evaluation.tolerance)
+            except ErrorBudgetExceeded as error:  # nobody knows, so nothing is accepted; the run goes on
+                return {"accepted": False, "worse": [], "undecided": str(error)}
             return {"accepted": not worse, "worse": worse}
 
         record = self._stage(round, "accept", 0, work)
@@ -510,13 +519,18 @@ class Evolution:
             if not stage.startswith("eval-"):
                 continue
             _, split, *policy = stage.split("-", 2)
-            cold = self.recipe.warm_start is None
-            name = policy[0] if policy else f"round-{round}" if round else self.initial if cold else "warm-start"
+            name = policy[0] if policy else f"round-{round}" if round else self._untrained()
             cases = self.run.cases(f"{round_dir(round)}/rollouts.jsonl", stage)
             rows += evaluate.rows(
                 cases, round=round, split=split, policy=name, accepted=accepted, seed=self.recipe.seed
             )
         return rows
+
+    def _untrained(self) -> str:
+        """Name of the policy that round 1 starts from; in a run that only evaluates there is nothing to come."""
+        if self.recipe.warm_start is not None:
+            return "warm-start"
+        return "base" if self.recipe.rounds else "model"
 
     def _write_metrics(self) -> list[dict[str, Any]]:
         rows = [row for round in range(self.recipe.rounds + 1) for row in self._rows(round)]

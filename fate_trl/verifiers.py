@@ -11,7 +11,9 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from .hookspecs import Component, Verifier, hookimpl
 from .types import PASS_AT, FateError, Score, ScoreCard, ToolCall, Trajectory, text_of
@@ -244,7 +246,7 @@ class TrajectoryControl:
 
     objectives = ("trajectory_control",)
 
-    def __init__(self, loop: int = 3):
+    def __init__(self, loop: Annotated[int, Field(ge=2)] = 3):
         self.loop = loop
 
     def score(self, trajectories: Sequence[Trajectory]) -> list[dict[str, Score]]:

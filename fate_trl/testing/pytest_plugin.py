@@ -29,7 +29,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A plugin with verifiers only is not told forty times that it has no suite."""
-    absent = {item for item in items if NO_COMPONENT in getattr(getattr(item, "callspec", None), "params", {}).values()}
+    absent = {item for item in items if any(value is NO_COMPONENT for value in _parameters(item).values())}
     if absent:
         config.hook.pytest_deselected(items=list(absent))
         items[:] = [item for item in items if item not in absent]
+
+
+def _parameters(item: pytest.Item) -> dict[str, object]:
+    return getattr(getattr(item, "callspec", None), "params", {})

@@ -69,10 +69,12 @@ class ScriptedPolicy:
     Args:
         suites: By the name that tasks carry.
         role: Which script to play.
+        limits: Bounds around its episodes.
     """
 
-    def __init__(self, suites: Mapping[str, Suite], role: Role):
+    def __init__(self, suites: Mapping[str, Suite], role: Role, limits: Limits | None = None):
         self.suites = suites
+        self.limits = limits
         self.role = role
         self.name: str = role
 
@@ -84,7 +86,7 @@ class ScriptedPolicy:
         script = script_for(suite, request.task, role) or Script(answer="Done.")
         if request.replay:
             script = Script(calls=script.calls[len(request.replay) :], answer=script.answer)
-        return perform(suite, request, script, self.name)
+        return perform(suite, request, script, self.name, self.limits)
 
 
 class ScriptedLearner(ScriptedPolicy):

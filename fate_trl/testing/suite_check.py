@@ -1,7 +1,7 @@
 """`fate-trl suites check`: run the scripted policies over a suite, and list what cannot be right.
 
-An oracle that fails its own task, or a policy that does nothing and passes, is a defect of the suite. An attack for
-which the suite has no script is no defect, but is listed by name: nobody knows that it can succeed.
+An oracle that fails its own task, or a policy that does nothing and passes, is a defect of the suite. A task without an
+oracle, or an attack without a script, is no defect, but is listed by name: nobody knows that it can be done.
 """
 
 from __future__ import annotations
@@ -20,23 +20,21 @@ def check_suite(suite: Suite, seed: int = 0, advance: Callable[[int], None] = la
 
     Returns:
         {"tasks": {kind: n}, "roles": {role: {kind: {"n", "played", "utility_passes", "attacker_wins", "harm",
-        "resolved"}}}, "defects": [...], "no_attack_script": [task ids], "errors": [...], "describe": {...}}, JSON
-        values only. `played` counts tasks that have a script for the role.
+        "resolved"}}}, "defects": [...], "no_oracle_script": [task ids], "no_attack_script": [task ids],
+        "errors": [...], "describe": {...}}, JSON values only. `played` counts tasks that have a script for the role.
     """
     tasks = list(suite.tasks("all", seed))
     roles: dict[str, dict[str, dict[str, float]]] = {}
     defects: list[str] = []
     errors: list[str] = []
-    unknown: list[str] = []
+    unscripted: dict[str, list[str]] = {"oracle": [], "obey": []}
     for role in ROLES:
         for task in tasks:
             tally = roles.setdefault(role, {}).setdefault(task.kind, dict.fromkeys(_COLUMNS, 0))
             tally["n"] += 1
             script = script_for(suite, task, role)
-            if script is None and role == "obey":
-                unknown += [task.id] if task.kind != "benign" else []
-            elif script is None:
-                defects.append(f"{task.id}: no {role} script")
+            if script is None:
+                unscripted[role] += [task.id] if role == "oracle" or task.kind != "benign" else []
             else:
                 trajectory = perform(suite, RolloutRequest(task, task.messages), script, role)
                 _count(tally, trajectory)
@@ -48,7 +46,8 @@ def check_suite(suite: Suite, seed: int = 0, advance: Callable[[int], None] = la
         "tasks": kinds,
         "roles": roles,
         "defects": defects,
-        "no_attack_script": unknown,
+        "no_oracle_script": unscripted["oracle"],
+        "no_attack_script": unscripted["obey"],
         "errors": errors,
         "describe": suite.describe(),
     }
