@@ -231,7 +231,8 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     table.add_column("metric", no_wrap=True)
     for row in shown:
         rolled_back = "" if row["accepted"] else "\n(rolled back)"
-        table.add_column(f"{row['policy']}{rolled_back}", justify="right")
+        # Names break at their hyphens, so that seven policies fit in 80 columns.
+        table.add_column(escape(_visible(row["policy"])).replace("-", "-\n") + rolled_back, justify="right")
     for name in _SHOWN:
         if any(name in row["metrics"] for row in shown):
             label = name + _ARROWS.get(DIRECTIONS.get(name, 0), "")
