@@ -227,7 +227,13 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     shown = [row for row in rows if row["split"] == "test" and row["suite"] == "all" and row["kind"] == "all"]
     shown.sort(key=lambda row: (row["policy"] in ("oracle", "do-nothing", "refuse-all", "obey"), row["round"]))
     cases = max((row["metrics"]["resolved"]["n"] for row in shown if "resolved" in row["metrics"]), default=0)
-    table = Table(title=f"test split, {cases} tasks, % with 95 % intervals", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(
+        title=f"test split, {cases} tasks, % with 95 % intervals",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     table.add_column("metric", no_wrap=True)
     for row in shown:
         rolled_back = "" if row["accepted"] else "\n(rolled back)"
