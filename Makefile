@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test slow lint clean
+.PHONY: install demo test contract slow lint clean
 
 install: $(VENV)/.installed
 
@@ -18,6 +18,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -q -n 2
+
+contract: install
+	$(BIN)/python -m pytest -q --pyargs fate_trl.testing.contract --fate-plugin agentdojo
 
 slow: install
 	$(BIN)/python -m pytest -q -m slow
