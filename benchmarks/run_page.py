@@ -45,8 +45,8 @@ def common_rows(run: RunDirectory, rows: list[dict]) -> list[dict]:
     heads = [row for row in rows if row["split"] == "test" and row["suite"] == "all" and row["kind"] == "all"]
     cases = {}
     for row in heads:
-        trained = row["policy"].startswith("round-") or row["policy"] in ("warm-start", "model")
-        stage = "eval-test" if trained or not has_base(run) else f"eval-test-{row['policy']}"
+        named = row["policy"] in BASELINES or (row["policy"] == "base" and has_base(run))
+        stage = f"eval-test-{row['policy']}" if named else "eval-test"
         cases[row["policy"]] = run.cases(f"{round_dir(row['round'])}/rollouts.jsonl", stage)
     shared = set.intersection(*({(t.task.suite, t.task.id) for t, _ in found} for found in cases.values()))
     out = []
