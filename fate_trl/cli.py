@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -25,7 +24,7 @@ from rich.table import Table
 
 from . import __version__, plugins
 from .ledger import RunDirectory
-from .recipe import Recipe, find_recipe, load_recipe, make_recipe, override, shipped
+from .recipe import Recipe, find_recipe, load_recipe, make_recipe, override, read_values, shipped, validated
 from .types import FateError, LedgerError, RecipeError, dumps, stable_hash
 
 app = typer.Typer(
@@ -147,6 +146,8 @@ def _resumed(path: str, sets: list[str]) -> tuple[Recipe, RunDirectory]:
 
 def _fresh(path: Path) -> Path:
     """The path, or the first of path-2, path-3, … that does not exist: a run never writes into another."""
+    if path.name in ("", ".."):
+        raise RecipeError(f"the run directory {str(path)!r} has no name of its own; give another place.")
     number, candidate = 1, path
     while candidate.exists():
         number += 1
@@ -275,7 +276,7 @@ def evaluate_model(
     """Evaluate a model, or the last accepted policy of a run, on held-out tasks, without training."""
     data: dict[str, Any] = {"model": {"path": target}, "suites": [{"name": name} for name in suite]}
     if (Path(target) / "recipe.yaml").is_file():
-        data = yaml.safe_load((Path(target) / "recipe.yaml").read_text(encoding="utf-8"))
+        data = validated(read_values(Path(target) / "recipe.yaml")).model_dump(mode="json")
         data["suites"] = [{"name": name} for name in suite] or data["suites"]
         data["model"] |= _accepted_policy(Path(target))
     if not data["suites"]:

@@ -235,7 +235,7 @@ def _load_class(reference: str) -> type:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SuiteError(f"jsonl: {path} cannot be imported: {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)
     if not inspect.isclass(found):

