@@ -25,7 +25,7 @@ from rich.table import Table
 from . import __version__, plugins
 from .ledger import RunDirectory
 from .recipe import Recipe, find_recipe, load_recipe, make_recipe, override, read_values, shipped, validated
-from .types import FateError, LedgerError, RecipeError, dumps, stable_hash
+from .types import OBJECTIVES, FateError, LedgerError, RecipeError, dumps, stable_hash
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0]
@@ -218,6 +218,7 @@ def _manifest(asked: Recipe, suites: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _SHOWN = ("resolved", "asr", "exposed", "tsr", "brr", "hcr", "vrr", "safe_score", "benign_utility", "valid_calls")
+_OF_THE_FOUR = {f"mean_{name}" for name in OBJECTIVES}  # told by the other metrics; a user's own objectives are not
 _ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 
 
@@ -240,9 +241,10 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         rolled_back = "" if row["accepted"] else "\n(rolled back)"
         # Names break at their hyphens, so that seven policies fit in 80 columns.
         table.add_column(escape(_visible(row["policy"])).replace("-", "-\n") + rolled_back, justify="right")
-    for name in _SHOWN:
+    own = sorted({name for row in shown for name in row["metrics"] if name.startswith("mean_")} - _OF_THE_FOUR)
+    for name in (*_SHOWN, *own):
         if any(name in row["metrics"] for row in shown):
-            label = name + _ARROWS.get(DIRECTIONS.get(name, 0), "")
+            label = escape(_visible(name)) + _ARROWS[DIRECTIONS.get(name, 1 if name in own else 0)]
             table.add_row(label, *(_cell(row["metrics"].get(name), row["round"], row["policy"]) for row in shown))
     excluded = [row["errors"].get("excluded", 0) for row in shown]
     if any(excluded):
@@ -279,13 +281,16 @@ def evaluate_model(
         data = validated(read_values(Path(target) / "recipe.yaml")).model_dump(mode="json")
         data["suites"] = [{"name": name} for name in suite] or data["suites"]
         data["model"] |= _accepted_policy(Path(target))
-    if not data["suites"]:
-        raise RecipeError("give a suite to evaluate on: --suite NAME; `fate-trl suites` lists them.")
     data |= {"rounds": 0, "warm_start": None, "sft": None, "pfpo": None}
     data.setdefault("evaluation", {})["validation"] = 0
     if tasks:
         data["evaluation"]["tasks"] = tasks
-    asked = make_recipe(_overridden(data, sets))
+    if not _overridden(data, sets)["suites"]:
+        raise RecipeError(
+            "give a suite to evaluate on: --suite NAME; `fate-trl suites` lists them. "
+            "One that takes arguments: --set 'suites=[{name: NAME, args: {KEY: VALUE}}]'."
+        )
+    asked = make_recipe(data)
     directory = RunDirectory(_fresh(Path(output)))
     with directory.lock():
         directory.write_text("recipe.yaml", asked.dump())

@@ -210,6 +210,8 @@ class Evolution:
 
     def __call__(self) -> list[dict[str, Any]]:
         """Run, or go on with, all rounds; returns the rows of metrics.json."""
+        if self.recipe.rounds:
+            self._sample("train", self.recipe.rollout.tasks, 1)  # none is an error now, not after an evaluation
         self._round_zero()
         accepted, rows = 0, self._write_metrics()
         for round in range(1, self.recipe.rounds + 1):
@@ -319,7 +321,7 @@ class Evolution:
         rng = np.random.default_rng(seed_of(self.recipe.seed, round, f"tasks-{split}"))
         tasks = sample_tasks(self.tasks(split), count, rng)
         if not tasks:
-            raise FateError(f"the suites have no {split} tasks; check their arguments.")
+            raise FateError(f"the suites have no {split} tasks; add tasks, or check the suites' arguments.")
         return tasks
 
     def _roll(

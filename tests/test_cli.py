@@ -363,3 +363,20 @@ def test_the_table_shows_values_with_intervals_before_after_and_baselines():
     assert lines[at + 1] == ["30–50", "50–70", "20–40"], "scripts are there for scale, and need no interval"
     assert any(line[:2] == ["asr", "↓"] for line in lines)
     assert not any("hcr" in line for line in lines), "what nobody measured is left out"
+
+
+def test_the_table_shows_objectives_that_are_not_the_four():
+    """Somebody's verifier must not be measured unseen."""
+    mine = row("base", 0, 0.4)
+    mine["metrics"] |= {"mean_brief": mine["metrics"]["resolved"], "mean_utility": mine["metrics"]["resolved"]}
+    screen = Console(file=io.StringIO(), width=120)
+    screen.print(cli._table([mine]))
+    assert "mean_brief ↑" in screen.file.getvalue()
+    assert "mean_utility" not in screen.file.getvalue()
+
+
+def test_a_suite_with_arguments_can_be_evaluated(fate, tmp_path):
+    sets = 'suites=[{name: jsonl, args: {path: absent.jsonl, environment: "absent.py:Shop", splt: test}}]'
+    status, _, err = fate("eval", "embedded", "--set", sets)
+    assert status == 2
+    assert "suite 'jsonl' does not take 'splt'" in err
