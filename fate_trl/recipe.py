@@ -364,6 +364,7 @@ _OURS = (
     "selector",
     "selector_args",
 )
+_NO_TEXT = {"int", "float", "bool", "None", "Optional"}
 _PFPO_KEYS = {"redraw_rounds"}
 _MAY_BE_NULL = ("steps_per_generation", "generation_batch_size")
 
@@ -373,8 +374,11 @@ def _check_training(recipe: Recipe) -> None:
     for section, stage, config in [*sections, ("pfpo", recipe.pfpo, "grpo_config")]:
         if stage is None:
             continue
-        known = trl_keys(config) | (_PFPO_KEYS if section == "pfpo" else set())
-        for key in stage.trl:
+        types = trl_keys(config)
+        known = set(types) | (_PFPO_KEYS if section == "pfpo" else set())
+        for key, value in stage.trl.items():
+            if isinstance(value, str) and set(re.findall(r"\w+", types.get(key, "str"))) <= _NO_TEXT:
+                raise RecipeError(f"{section}.{key} is the text {value!r}; it is of type {types[key]}.")
             if key in _OURS:
                 raise RecipeError(f"{section}.{key} is set by the run itself; take it out of the recipe.")
             if key not in known:
@@ -411,9 +415,9 @@ def _check_group(pfpo: Mapping[str, Any]) -> None:
 
 
 @cache
-def trl_keys(module: str) -> set[str]:
-    """Keys of a TRL configuration class and its bases, read from the installed source text."""
-    keys: set[str] = set()
+def trl_keys(module: str) -> dict[str, str]:
+    """Keys, with their annotations, of a TRL configuration class and its bases, read from the installed source text."""
+    keys: dict[str, str] = {}
     for package, file in (
         ("trl", f"trainer/{module}.py"),
         ("trl", "trainer/base_config.py"),
@@ -431,7 +435,9 @@ def trl_keys(module: str) -> set[str]:
                 r"SFTConfig|GRPOConfig|_BaseConfig|TrainingArguments", node.name
             ):
                 keys |= {
-                    n.target.id for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
+                    n.target.id: ast.unparse(n.annotation)
+                    for n in node.body
+                    if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
                 }
     return keys
 

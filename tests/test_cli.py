@@ -222,6 +222,7 @@ def test_a_place_that_cannot_be_written_to(fate, tmp_path):
         (["suites", "check", "workbench", "--set", "test=-1"], "cannot have -1 tasks"),
         (["suites", "check", "workbench", "--set", "test=2020-13-45"], "is not a YAML value"),
         (["suites", "check", ""], "no suite ''. There are: workbench"),
+        (["run", "quickstart", "--set", "pfpo.learning_rate=fast"], "is the text 'fast'; it is of type float"),
         (["run", "quickstart", "--set", "verifiers=[]"], "verifiers: List should have at least 1 item"),
         (["run", "quickstart", "--set", "objectives=[]"], "objectives: List should have at least 1 item"),
         (["run", "quickstart", "--set", "rollout.temperature=.inf"], "rollout.temperature: Input should be a finite"),

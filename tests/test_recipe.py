@@ -126,7 +126,7 @@ def test_limits_are_those_of_the_rollout():
     ],
 )
 def test_trls_keys_are_read_from_its_source(module, some, not_there):
-    known = trl_keys(module)
+    known = set(trl_keys(module))
     assert some <= known
     assert {"max_steps", "per_device_train_batch_size", "seed"} <= known, "those of the base classes too"
     assert not not_there & known
