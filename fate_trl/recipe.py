@@ -370,6 +370,8 @@ _MAY_BE_NULL = ("steps_per_generation", "generation_batch_size")
 
 
 def _check_training(recipe: Recipe) -> None:
+    if recipe.pfpo is not None:
+        _check_group(recipe.pfpo.trl)
     sections = [("sft", recipe.sft, "sft_config"), ("warm_start", recipe.warm_start, "sft_config")]
     for section, stage, config in [*sections, ("pfpo", recipe.pfpo, "grpo_config")]:
         if stage is None:
@@ -387,13 +389,11 @@ def _check_training(recipe: Recipe) -> None:
                     f"unknown recipe key '{section}.{key}'{plugins.nearest(key, known | own)} "
                     f"It takes {', '.join(sorted(own)) + ' and ' if own else ''}the keys of TRL's {config}."
                 )
-    if recipe.pfpo is not None:
-        _check_group(recipe.pfpo.trl)
-        if recipe.model.load_in_4bit and recipe.pfpo.trl.get("use_vllm"):
-            raise RecipeError(
-                "model.load_in_4bit cannot go with pfpo.use_vllm: vLLM's weight sync merges the adapter into the base, "
-                "which is lossy or broken for a 4-bit base. Leave use_vllm out, or set load_in_4bit: false (bf16 LoRA)."
-            )
+    if recipe.pfpo is not None and recipe.model.load_in_4bit and recipe.pfpo.trl.get("use_vllm"):
+        raise RecipeError(
+            "model.load_in_4bit cannot go with pfpo.use_vllm: vLLM's weight sync merges the adapter into the base, "
+            "which is lossy or broken for a 4-bit base. Leave use_vllm out, or set load_in_4bit: false (bf16 LoRA)."
+        )
 
 
 def _check_group(pfpo: Mapping[str, Any]) -> None:
