@@ -19,11 +19,9 @@ whether an attack or harm was: such tasks are for judges and rules, and an error
 from __future__ import annotations
 
 import copy
-import importlib.util
 import inspect
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,6 +29,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from .hookspecs import Component, hookimpl
+from .plugins import import_file
 from .types import Kind, Message, Outcome, Script, SuiteError, Task, ToolCall, ToolError, stable_hash
 
 fate_trl_api = 1
@@ -227,14 +226,8 @@ def _load_class(reference: str) -> type:
     path = Path(file).expanduser()
     if not file or not name or not path.is_file():
         raise SuiteError(f"jsonl: environment is file.py:Class; there is no file {file or reference!r} here.")
-    module_name = f"fate_trl_environment_{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
     try:
-        spec.loader.exec_module(module)
+        module = import_file(path)
     except (Exception, SystemExit) as error:
         raise SuiteError(f"jsonl: {path} cannot be imported: {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)

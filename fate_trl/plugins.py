@@ -26,7 +26,7 @@ import pydantic
 
 from . import hookspecs
 from .hookspecs import API_VERSION, Component
-from .types import FateError, PluginError, RecipeError
+from .types import FateError, PluginError, RecipeError, stable_hash
 
 GROUP = "fate_trl"
 Type = Literal["verifier", "repair", "selector", "suite"]
@@ -122,7 +122,18 @@ def _file(path: str) -> ModuleType:
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise PluginError(f"no plugin file {path}; the path is taken from the current folder, {Path.cwd()}.")
-    name = f"fate_trl_file_{file.stem}_{abs(hash(str(file))):x}"
+    try:
+        module = import_file(file)
+    except (Exception, SystemExit) as error:  # a script that ends itself must not end the run unsaid
+        raise PluginError(f"plugin file {path} cannot be imported: {_explained(error)}") from error
+    if not hasattr(module, "fate_trl_api"):
+        module.fate_trl_api = API_VERSION  # type: ignore[attr-defined]
+    return module
+
+
+def import_file(file: Path) -> ModuleType:
+    """Import one .py file as a module with a name of its own. Raises whatever its code raises."""
+    name = f"fate_trl_file_{file.stem}_{stable_hash(str(file.resolve())):x}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
@@ -130,11 +141,9 @@ def _file(path: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickling look a class's module up there
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # a script that ends itself must not end the run unsaid
+    except BaseException:
         del sys.modules[name]
-        raise PluginError(f"plugin file {path} cannot be imported: {_explained(error)}") from error
-    if not hasattr(module, "fate_trl_api"):
-        module.fate_trl_api = API_VERSION  # type: ignore[attr-defined]
+        raise
     return module
 
 
