@@ -401,6 +401,13 @@ class Evolution:
             keys = {(task.suite, task.id) for task in chosen}
             failures = [f for f in failures if (f.trajectory.task.suite, f.trajectory.task.id) in keys]
         requests = self.repair.requests(failures, settings.k, rng)
+        known = {(f.trajectory.task.suite, f.trajectory.task.id, f.trajectory.attempt) for f in failures}
+        for request in requests:
+            if (request.task.suite, request.task.id, request.attempt // settings.k) not in known:
+                raise FateError(
+                    f"repair strategy {self.recipe.repair.strategy.name!r}: a request of task {request.task.id!r} has "
+                    f"attempt {request.attempt}, which belongs to no failure; see hookspecs.RepairStrategy."
+                )
         repairs: list[Repair] = []
 
         def work() -> Mapping[str, Any]:

@@ -1015,3 +1015,17 @@ def test_drawing_depends_on_the_generator_alone():
     one, two, other = (sample_tasks(tasks, 20, np.random.default_rng(seed)) for seed in (0, 0, 1))
     assert one == two
     assert one != other
+
+
+def test_a_strategy_that_numbers_its_attempts_wrongly_is_stopped_before_it_rolls_out(tmp_path):
+    evolution = make(tmp_path, {"rounds": 1})
+    right = evolution.repair
+
+    class Misnumbered:
+        def requests(self, failures, k, rng):
+            return [dataclasses.replace(r, attempt=r.attempt + k) for r in right.requests(failures, k, rng)]
+
+    evolution.repair = Misnumbered()
+    with pytest.raises(FateError, match="belongs to no failure"):
+        evolution()
+    assert "repair" not in stages(evolution.run, 1)
