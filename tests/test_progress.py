@@ -32,7 +32,19 @@ def case(kind="benign", value=1.0, tokens=10, error=""):
 
 
 CHUNK = [case(), case(value=0.0), case("attacked", 0.0), case("harmful", error="it broke")]
-SUMMARY = {"round": 1, "stage": "collect", "seconds": 65.0, "failures": 2, "worse": [], "log": [1], "causes": {}}
+SUMMARY = {
+    "round": 1,
+    "stage": "collect",
+    "seconds": 65.0,
+    "trajectories": 1200,
+    "failures": 2,
+    "errors": 0,
+    "worse": [],
+    "log": [1],
+    "causes": {},
+    "accepted": False,
+    "peak_memory_mb": 796.57,
+}
 
 
 def screen(terminal):
@@ -60,7 +72,7 @@ def test_a_log_gets_a_line_for_a_stage_and_at_most_one_in_thirty_seconds(clock):
     assert first.endswith(
         "30.0 s  12 of 16  failed 3 benign, 3 attacked; resolved 25%; 3 errors; 4 tokens/s; 0:00:10 left"
     )
-    assert last.endswith("65.0 s  failures 2"), "what is empty, and the trainer's log, are left out"
+    assert last.endswith("65.0 s  1,200 trajectories, 2 failures, not accepted")
 
 
 def test_training_shows_its_loss_and_counts_its_steps(clock):
@@ -101,7 +113,7 @@ def test_a_terminal_shows_the_running_stage_and_keeps_a_line_of_each_that_is_don
     said = told.console.file.getvalue()
     assert "1/5" in said
     assert "loss 1.5" in said
-    assert "65.0 s  failures 2" in said
+    assert "65.0 s  1,200 trajectories" in said
 
 
 def test_however_a_run_ends_the_cursor_comes_back(monkeypatch):

@@ -35,7 +35,8 @@ from .console import err, visible
 PAUSE = 30.0
 """Seconds between two lines of one stage, where there is no terminal (ours)."""
 
-_HIDDEN = ("round", "stage", "seconds", "log", "decided_by")
+_ELSEWHERE = ("round", "stage", "seconds", "log", "decided_by", "peak_memory_mb", "peak_gpu_memory_mb")
+"""What a stage's line leaves to the run directory and its report."""
 
 
 @contextmanager
@@ -110,6 +111,15 @@ def _clock(seconds: float) -> str:
     return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
 
 
+def _told(name: str, value: Any) -> str:
+    """A fact of a stage's summary in words; nothing where there is nothing to tell."""
+    if isinstance(value, bool):
+        return name if value else f"not {name}"
+    if isinstance(value, int):
+        return f"{value:,} {name}" if value else ""
+    return f"{name} {value}" if value else ""
+
+
 class _Counting:
     """Keeps the tally; its children show it."""
 
@@ -171,8 +181,8 @@ class Lines(_Counting):
             self._line(f"{self.tally.done}{of}  {self.tally.words()}", self.tally.seconds)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        shown = {k: v for k, v in summary.items() if k not in _HIDDEN and v not in ([], {}, "")}
-        self._line(", ".join(f"{key} {value}" for key, value in shown.items()), summary["seconds"])
+        told = [_told(key.replace("_", " "), value) for key, value in summary.items() if key not in _ELSEWHERE]
+        self._line(", ".join(part for part in told if part), summary["seconds"])
 
     def _line(self, text: str, seconds: float) -> None:
         head = f"round {self.round}  {self.stage:<22} {seconds:7.1f} s  "
