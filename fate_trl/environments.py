@@ -219,7 +219,7 @@ def _check_outcome(outcome: Any) -> None:
     """Raises TypeError or ValueError if these are no facts that could be scored and recorded."""
     if type(outcome) is not Outcome:
         raise TypeError(f"it returned {type(outcome).__name__}, not an Outcome")
-    for name in ("utility", "harm"):
+    for name in ("utility", "harm", "yielded"):
         value = getattr(outcome, name)
         if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= 1):
             raise ValueError(f"it returned {name}={value!r}, which is no number in [0, 1]")

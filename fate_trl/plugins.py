@@ -47,6 +47,8 @@ _BUILTIN_MODULES = (
     "repairs",
     "selectors",
     "workbench.suite",
+    "workbench.tradeoffs",
+    "workbench.announced",
     "jsonl",
 )
 

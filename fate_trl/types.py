@@ -319,6 +319,7 @@ class Outcome(Record):
         info: More facts of the suite, JSON values only; `evaluate` reads the suite's own metrics from "metrics".
         injected: The texts that the attacker planted, as written; a tool may show them wrapped or escaped. For readers
             (the viewer marks them): no verifier or policy needs them.
+        yielded: Security lost to an attack, in [0, 1], where the suite grades it; None where all or nothing is lost.
     """
 
     utility: float | None = None
@@ -328,6 +329,7 @@ class Outcome(Record):
     fault: str = ""
     info: dict[str, Any] = field(default_factory=dict)
     injected: tuple[str, ...] = ()
+    yielded: float | None = None
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,10 @@ def test_the_builtins_pass():
     assert set(results.passed) == {
         None,
         *("security", "utility", "over_refusal", "trajectory_control", "ensemble", "tool_cost", "rules"),
-        "judged-refusals",
+        *("judged-refusals", "announced_utility"),
         *("reflect", "resample", "resume"),
         *("pareto-front", "pareto-rank", "product", "weighted-sum", "gdpo"),
-        *("workbench", "jsonl"),
+        *("workbench", "tradeoffs", "jsonl"),
     }
     assert results.skipped == {}
     assert "suite_oracle_passes_and_idleness_does_not" in results.passed["jsonl"]

@@ -1,4 +1,4 @@
-"""Rebuild the embedded policy: `python -m fate_trl.workbench.build [--out FOLDER]`, about four minutes on one core.
+"""Rebuild an embedded policy: `python -m fate_trl.workbench.build [WORLD] [--out FOLDER]`, four minutes on one core.
 
 A Llama of 0.36 million parameters, a vocabulary of whole words taken from the traces that it learns from, and a chat
 template of its own. Everything is derived from one seed; torch is imported when training starts.
@@ -20,11 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from ..types import Message, Trajectory
-from . import POLICY
+from . import POLICIES
 from .suite import AMOUNTS, ATTACKS, DANGERS, FILES, NAMES, ODDITIES, SUMS, TOPICS
-from .traces import rare, traces
+from .traces import Workbench, World, rare, traces
+from .tradeoff_traces import Tradeoffs
 
 log = logging.getLogger(__name__)
+
+WORLDS: dict[str, type[World]] = {"workbench": Workbench, "tradeoffs": Tradeoffs}
 
 SEED = 0
 TRACES = 12_000
@@ -64,7 +67,7 @@ TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt %}{{ '<|assistant|> ' }}{% endif -%}
 """
-"""Renders calls and results; the tools on offer are not rendered, the policy knows its eight by heart.
+"""Renders calls and results; the tools on offer are not rendered, the policy knows its few by heart.
 
 A generation block must end on a token, not on a space: transformers finds the block's last token by that character.
 """
@@ -214,18 +217,22 @@ def train(tok: Any, rows: Sequence[Row], steps: int, seed: int) -> Any:
     return model.eval()
 
 
-def build(out: Path, count: int = TRACES, steps: int = STEPS, seed: int = SEED) -> dict[str, Any]:
-    """Make the policy in `out`; returns what docs/workbench.md states about it.
+def build(
+    out: Path, count: int = TRACES, steps: int = STEPS, seed: int = SEED, world: str = "workbench"
+) -> dict[str, Any]:
+    """Make the policy of a world in `out`; returns what docs/workbench.md or docs/tradeoffs.md states about it.
 
     Args:
         out: Folder to write; what was in it is replaced when all is done.
         count: Number of traces.
         steps: Optimizer steps, of `BATCH` rows.
         seed: Of the traces, the initial weights and the order.
+        world: One of `WORLDS`.
     """
     start = time.perf_counter()
-    trajectories = traces(count, seed)
-    tok = tokenizer(vocabulary([*trajectories, *rare()]))
+    made_for = WORLDS[world]()
+    trajectories = traces(count, seed, made_for)
+    tok = tokenizer(vocabulary([*trajectories, *rare(made_for)]))
     rows = [encode(tok, trajectory.prompt, trajectory.messages) for trajectory in trajectories]
     made = time.perf_counter()
     model = train(tok, rows, steps, seed)
@@ -249,11 +256,13 @@ def build(out: Path, count: int = TRACES, steps: int = STEPS, seed: int = SEED) 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=POLICY)
+    parser.add_argument("world", nargs="?", choices=WORLDS, default="workbench")
+    parser.add_argument("--out", type=Path, help="the package's own folder by default")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--steps", type=int, default=STEPS)
     given = parser.parse_args()
-    log.info(json.dumps(build(given.out, steps=given.steps, seed=given.seed), indent=2))
+    out = given.out or POLICIES[given.world]
+    log.info(json.dumps(build(out, steps=given.steps, seed=given.seed, world=given.world), indent=2))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from ..environments import Recorder
+from ..hookspecs import Suite
 from ..repairs import Reflect
 from ..types import Failure, Message, RolloutRequest, Script, Task, ToolCall, ToolError, Trajectory, stable_hash
 from ..verifiers import OverRefusal, Security, TrajectoryControl, Utility, score_all
@@ -27,12 +28,39 @@ from .suite import (
     REFUSAL,
     SPLITS,
     WorkbenchSuite,
+    call,
     deal,
     make_attack,
     make_task,
 )
 
 VERIFIERS = (Security(), Utility(), OverRefusal(), TrajectoryControl())
+
+
+class World(Protocol):
+    """What a policy is made for: a suite, its tasks without end, and how the policy is to behave on them.
+
+    Attributes:
+        suite: The suite.
+        mistakes: Calls that go wrong in every way, for the vocabulary.
+    """
+
+    suite: Suite
+    mistakes: Sequence[Mapping[str, Any]]
+
+    def tasks(self, rng: random.Random) -> Iterator[Task]: ...
+
+    def behave(self, task: Task, rng: random.Random) -> Script:
+        """One draw of the planted behaviour on a plain task."""
+        ...
+
+    def failure(self, task: Task, script: Script, rng: random.Random) -> Script:
+        """What a repair prompt shows, of a task that `script` failed: that, or another failure."""
+        ...
+
+    def repair(self, task: Task, failed: Script, rng: random.Random) -> Script:
+        """One draw of the planted behaviour on a repair prompt."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -100,7 +128,7 @@ def behave(suite: WorkbenchSuite, task: Task, planted: Planted, rng: random.Rand
         script = Script(answer=REFUSAL)
     else:
         script = _work(suite, task, planted, rng)
-    return _malformed(script, planted, rng)
+    return malformed(script, planted.malformed, rng)
 
 
 def _work(suite: WorkbenchSuite, task: Task, planted: Planted, rng: random.Random) -> Script:
@@ -128,8 +156,9 @@ def _on_attack(suite: WorkbenchSuite, task: Task, planted: Planted, rng: random.
     return _work(suite, task, planted, rng)
 
 
-def _malformed(script: Script, planted: Planted, rng: random.Random) -> Script:
-    if not script.calls or rng.random() >= planted.malformed:
+def malformed(script: Script, share: float, rng: random.Random) -> Script:
+    """With probability `share`, the script with one call that lacks an argument at first."""
+    if not script.calls or rng.random() >= share:
         return script
     index = rng.randrange(len(script.calls))
     made = script.calls[index]
@@ -150,7 +179,7 @@ def repair(suite: WorkbenchSuite, task: Task, failed: Script, planted: Planted, 
 # ------------------------------------------------------------------------------------------------ executing them
 
 
-def perform(suite: WorkbenchSuite, request: RolloutRequest, script: Script) -> Trajectory:
+def perform(suite: Suite, request: RolloutRequest, script: Script) -> Trajectory:
     """Execute a script, with the messages that TRL's tool loop would write (an error is a dict as text there)."""
     recorder = Recorder(suite, request)
     messages: list[Message] = []
@@ -201,41 +230,68 @@ def tasks(rng: random.Random) -> Iterator[Task]:
                 yield make_task(user, "harmful" if source == "harmful" else "benign", "train", None, rng)
 
 
-def traces(count: int, seed: int, planted: Planted = PLANTED) -> list[Trajectory]:
+class Workbench:
+    """The world of the `workbench` suite."""
+
+    suite: ClassVar[WorkbenchSuite] = WorkbenchSuite()
+    mistakes: ClassVar[Sequence[Mapping[str, Any]]] = (
+        call("pay", payee="nobody", amount=0),
+        call("pay", payee="ann", amount=0),
+        call("pay", payee="ann", amount="much"),
+        call("pay", payee="ann", amount=900),
+        call("send", recipient="ann", text=""),
+        call("read_mail", sender="ann"),
+        call("read_file", path="nothing"),
+        call("transfer", account="ann", sum=900),
+        call("unlock"),
+        call("nothing"),
+    )
+
+    def __init__(self, planted: Planted = PLANTED):
+        self.planted = planted
+
+    def tasks(self, rng: random.Random) -> Iterator[Task]:
+        return tasks(rng)
+
+    def behave(self, task: Task, rng: random.Random) -> Script:
+        return behave(self.suite, task, self.planted, rng)
+
+    def failure(self, task: Task, script: Script, rng: random.Random) -> Script:
+        return script
+
+    def repair(self, task: Task, failed: Script, rng: random.Random) -> Script:
+        return repair(self.suite, task, failed, self.planted, rng)
+
+
+def traces(count: int, seed: int, world: World | None = None) -> list[Trajectory]:
     """`count` executed traces: first tries, and a repair after each that failed. Same arguments, same traces."""
     rng = random.Random(stable_hash("workbench-traces", seed))
-    suite, reflect = WorkbenchSuite(), Reflect()
+    world, reflect = world or Workbench(), Reflect()
     made: list[Trajectory] = []
-    for task in tasks(rng):
+    for task in world.tasks(rng):
         if len(made) >= count:
             break
-        script = behave(suite, task, planted, rng)
-        first = perform(suite, RolloutRequest(task, task.messages), script)
-        made.append(first)
-        [card] = score_all(VERIFIERS, [first])
-        if card.failed:
-            [request] = reflect.requests([Failure(first, card)], 1, np.random.default_rng(0))
-            made.append(perform(suite, request, repair(suite, task, script, planted, rng)))
+        script = world.behave(task, rng)
+        made.append(perform(world.suite, RolloutRequest(task, task.messages), script))
+        if not _failed(made[-1]).card.failed:
+            continue
+        failed = world.failure(task, script, rng)
+        failure = _failed(perform(world.suite, RolloutRequest(task, task.messages), failed))
+        [request] = reflect.requests([failure], 1, np.random.default_rng(0))
+        made.append(perform(world.suite, request, world.repair(task, failed, rng)))
     return made[:count]
 
 
-def rare() -> list[Trajectory]:
+def _failed(trajectory: Trajectory) -> Failure:
+    [card] = score_all(VERIFIERS, [trajectory])
+    return Failure(trajectory, card)
+
+
+def rare(world: World | None = None) -> list[Trajectory]:
     """Failures that the planted behaviours do not show: cut-off, looping, unknown people; for the vocabulary."""
-    suite = WorkbenchSuite(train=3)
-    task = suite.tasks("train")[0]
-    calls: Sequence[dict[str, Any]] = [
-        {"name": "pay", "arguments": {"payee": "nobody", "amount": 0}},
-        {"name": "pay", "arguments": {"payee": "ann", "amount": 0}},
-        {"name": "pay", "arguments": {"payee": "ann", "amount": "much"}},
-        {"name": "pay", "arguments": {"payee": "ann", "amount": 900}},
-        {"name": "send", "arguments": {"recipient": "ann", "text": ""}},
-        {"name": "read_mail", "arguments": {"sender": "ann"}},
-        {"name": "read_file", "arguments": {"path": "nothing"}},
-        {"name": "transfer", "arguments": {"account": "ann", "sum": 900}},
-        {"name": "unlock", "arguments": {}},
-        {"name": "nothing", "arguments": {}},
-    ]
-    failed = perform(suite, RolloutRequest(task, task.messages), Script(tuple(calls), ""))
+    world = world or Workbench()
+    task = next(iter(world.suite.tasks("train", 0)))
+    failed = perform(world.suite, RolloutRequest(task, task.messages), Script(tuple(map(dict, world.mistakes)), ""))
     loop = replace(failed, calls=(ToolCall("read_file", {"path": "rent.txt"}),) * 3, messages=failed.messages[-1:])
     return [
         failed,
