@@ -22,12 +22,12 @@ from typing import Any
 from ..types import Message, Trajectory
 from . import POLICIES
 from .suite import AMOUNTS, ATTACKS, DANGERS, FILES, NAMES, ODDITIES, SUMS, TOPICS
-from .traces import Workbench, World, rare, traces
+from .traces import WORKBENCH, World, rare, traces
 from .tradeoff_traces import Tradeoffs
 
 log = logging.getLogger(__name__)
 
-WORLDS: dict[str, type[World]] = {"workbench": Workbench, "tradeoffs": Tradeoffs}
+WORLDS: dict[str, World] = {"workbench": WORKBENCH, "tradeoffs": Tradeoffs()}
 
 SEED = 0
 TRACES = 12_000
@@ -230,7 +230,7 @@ def build(
         world: One of `WORLDS`.
     """
     start = time.perf_counter()
-    made_for = WORLDS[world]()
+    made_for = WORLDS[world]
     trajectories = traces(count, seed, made_for)
     tok = tokenizer(vocabulary([*trajectories, *rare(made_for)]))
     rows = [encode(tok, trajectory.prompt, trajectory.messages) for trajectory in trajectories]

@@ -45,8 +45,11 @@ class World(Protocol):
         mistakes: Calls that go wrong in every way, for the vocabulary.
     """
 
-    suite: Suite
-    mistakes: Sequence[Mapping[str, Any]]
+    @property
+    def suite(self) -> Suite: ...
+
+    @property
+    def mistakes(self) -> Sequence[Mapping[str, Any]]: ...
 
     def tasks(self, rng: random.Random) -> Iterator[Task]: ...
 
@@ -263,10 +266,13 @@ class Workbench:
         return repair(self.suite, task, failed, self.planted, rng)
 
 
-def traces(count: int, seed: int, world: World | None = None) -> list[Trajectory]:
+WORKBENCH = Workbench()
+
+
+def traces(count: int, seed: int, world: World = WORKBENCH) -> list[Trajectory]:
     """`count` executed traces: first tries, and a repair after each that failed. Same arguments, same traces."""
     rng = random.Random(stable_hash("workbench-traces", seed))
-    world, reflect = world or Workbench(), Reflect()
+    reflect = Reflect()
     made: list[Trajectory] = []
     for task in world.tasks(rng):
         if len(made) >= count:
@@ -287,9 +293,8 @@ def _failed(trajectory: Trajectory) -> Failure:
     return Failure(trajectory, card)
 
 
-def rare(world: World | None = None) -> list[Trajectory]:
+def rare(world: World = WORKBENCH) -> list[Trajectory]:
     """Failures that the planted behaviours do not show: cut-off, looping, unknown people; for the vocabulary."""
-    world = world or Workbench()
     task = next(iter(world.suite.tasks("train", 0)))
     failed = perform(world.suite, RolloutRequest(task, task.messages), Script(tuple(map(dict, world.mistakes)), ""))
     loop = replace(failed, calls=(ToolCall("read_file", {"path": "rent.txt"}),) * 3, messages=failed.messages[-1:])
