@@ -38,6 +38,7 @@ from .types import (
     ScoreCard,
     Task,
     Trajectory,
+    text_of,
 )
 from .verifiers import spent
 
@@ -89,6 +90,21 @@ def sample_tasks(tasks: Sequence[Task], count: int | None, rng: np.random.Genera
         chosen += [pool.pop() for pool in pools][: count - len(chosen)]
     order = {(task.suite, task.id): index for index, task in enumerate(tasks)}
     return sorted(chosen, key=lambda task: order[task.suite, task.id])
+
+
+def longest_first(tasks: Iterable[Task], suites: Mapping[str, Suite]) -> list[Task]:
+    """Tasks by the length of their prompts, so that those of one chunk are padded little; ours.
+
+    The length is that of the messages and of the tools' descriptions, in characters: near enough, and no tokenizer is
+    asked. The longest come first, because what does not fit into memory should show at once.
+    """
+
+    def length(task: Task) -> int:
+        tools = suites[task.suite].tools()
+        described = sum(len(tools[name].__doc__ or "") for name in task.tools)
+        return described + sum(len(text_of(message)) for message in task.messages)
+
+    return sorted(tasks, key=length, reverse=True)
 
 
 def acceptable(failure: ScoreCard, candidate: ScoreCard, rule: str, floors: Mapping[str, float]) -> bool:
@@ -368,7 +384,7 @@ class Evolution:
         if not tasks:
             advice = f"add tasks, or check the suites' arguments.{self._why()}"
             raise FateError(f"the suites have no {split} tasks; {advice}")
-        return tasks
+        return longest_first(tasks, self.suites)
 
     def _why(self) -> str:
         """What suites say that are only for evaluation."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fate_trl import evaluate, plugins
-from fate_trl.evolution import Evolution, Silent, acceptable, anchors, rows_of, sample_tasks, select
+from fate_trl.evolution import Evolution, Silent, acceptable, anchors, longest_first, rows_of, sample_tasks, select
 from fate_trl.ledger import RunDirectory
 from fate_trl.recipe import make_recipe, objectives_of
 from fate_trl.stop import Stopped
@@ -898,7 +898,7 @@ def test_errors_among_the_held_out_tasks_are_shown_with_bounds(tmp_path, interva
 
 def test_past_the_error_budget_the_run_stops_names_the_causes_and_can_go_on_when_they_are_gone(tmp_path):
     broken = failing(5)
-    with pytest.raises(ErrorBudgetExceeded, match=r"of 10 cases (.*\n)+.*open_failed +5 .*OSError: no docker") as stop:
+    with pytest.raises(ErrorBudgetExceeded, match=r"of \d+ cases (.*\n)+.*open_failed +5 .*OSError: no docker") as stop:
         make(tmp_path, {"rounds": 1}, suite=broken)()
     assert "max_error_rate" in str(stop.value)
     assert "eval-test" in stages(RunDirectory(tmp_path), 0), "what was done before stays"
@@ -1047,6 +1047,21 @@ def test_drawing_depends_on_the_generator_alone():
     one, two, other = (sample_tasks(tasks, 20, np.random.default_rng(seed)) for seed in (0, 0, 1))
     assert one == two
     assert one != other
+
+
+def test_the_longest_prompts_come_first_tools_included_and_the_order_is_kept_otherwise():
+    def read(path: str) -> str:
+        """Reads a file, and says at some length what it does."""
+
+    class Tools:
+        def tools(self):
+            return {"read": read}
+
+    short, tooled, long = tasks_of(benign=3)
+    tooled = dataclasses.replace(tooled, tools=("read",))
+    long = dataclasses.replace(long, messages=({"role": "user", "content": "x" * 1000},), tools=("read",))
+    other = dataclasses.replace(short, id="other")
+    assert longest_first([short, tooled, other, long], {short.suite: Tools()}) == [long, tooled, short, other]
 
 
 def test_a_strategy_that_numbers_its_attempts_wrongly_is_stopped_before_it_rolls_out(tmp_path):

@@ -19,7 +19,7 @@ from ..types import OBJECTIVES, PASS_AT, text_of
 from .reading import Run
 
 CACHE = ".viewer.json"
-FORMAT = 1
+FORMAT = 2
 """Goes up when the index changes its shape; an older cache is built again."""
 
 NOT_APPLICABLE, ERROR = -1, -2
@@ -72,12 +72,18 @@ def _state(run: Run) -> list[Any]:
 
 
 def build(run: Run) -> Index:
-    """The index from the records, in the order of rounds and files, and of lines in them."""
-    builder = _Builder()
+    """The index from the records, in the order of rounds and files, and of lines in them; the scripted baselines last."""
+    builder, baselines = _Builder(), []
+    scripted = {stage for policy in run.policies if policy.scripted for stage in policy.stages.values()}
     for number in run.rounds:
         for file in _FILES:
             for place, record in run.located(number, file):
-                builder.add(number, file, place, record)
+                if record["trajectory"].get("stage") in scripted:
+                    baselines.append((number, file, place, record))
+                else:
+                    builder.add(number, file, place, record)
+    for baseline in baselines:
+        builder.add(*baseline)
     for number, round in run.rounds.items():
         for selection in round.selections:
             builder.link(number, selection)
