@@ -865,7 +865,7 @@ class Failing(Workbench):
 def failing(count, split="train", reason="no docker"):
     def suite(**sizes):
         made = Failing(**sizes)
-        made.broken = {task.id for task in made.tasks(split, 0)[:count]}
+        made.broken = {task.id for task in longest_first(made.tasks(split, 0), {"workbench": made})[:count]}
         made.reason = reason
         return made
 
@@ -898,7 +898,7 @@ def test_errors_among_the_held_out_tasks_are_shown_with_bounds(tmp_path, interva
 
 def test_past_the_error_budget_the_run_stops_names_the_causes_and_can_go_on_when_they_are_gone(tmp_path):
     broken = failing(5)
-    with pytest.raises(ErrorBudgetExceeded, match=r"of \d+ cases (.*\n)+.*open_failed +5 .*OSError: no docker") as stop:
+    with pytest.raises(ErrorBudgetExceeded, match=r"of 10 cases (.*\n)+.*open_failed +5 .*OSError: no docker") as stop:
         make(tmp_path, {"rounds": 1}, suite=broken)()
     assert "max_error_rate" in str(stop.value)
     assert "eval-test" in stages(RunDirectory(tmp_path), 0), "what was done before stays"
