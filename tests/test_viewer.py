@@ -21,6 +21,7 @@ from fate_trl.report import index
 from fate_trl.report.reading import Run
 from fate_trl.report.viewer import CONTENT_SECURITY_POLICY, STATIC, Server, Site, export
 from fate_trl.testing.hostile import HOSTILE, LARGE, live_html, record
+from fate_trl.testing.scripted import ROLES
 from fate_trl.types import FateError, ScoreCard
 
 
@@ -42,14 +43,15 @@ def folder(finished, tmp_path):
 
 
 def cases_of(folder):
-    """(round, record) of every trajectory, in the index's order."""
-    return [
+    """(round, record) of every trajectory, in the index's order: scripted baselines last."""
+    cases = [
         (number, json.loads(line))
         for number in range(3)
         for file in ("rollouts", "repairs")
         if (folder / round_dir(number) / f"{file}.jsonl").exists()
         for line in (folder / round_dir(number) / f"{file}.jsonl").read_text().splitlines()
     ]
+    return sorted(cases, key=lambda case: case[1]["trajectory"]["stage"].removeprefix("eval-test-") in ROLES)
 
 
 def received(body):

@@ -72,7 +72,7 @@ def _state(run: Run) -> list[Any]:
 
 
 def build(run: Run) -> Index:
-    """The index from the records, in the order of rounds and files, and of lines in them; the scripted baselines last."""
+    """The index from the records, in the order of rounds, files and lines; the scripted baselines last."""
     builder, baselines = _Builder(), []
     scripted = {stage for policy in run.policies if policy.scripted for stage in policy.stages.values()}
     for number in run.rounds:
