@@ -9,10 +9,11 @@ BIN := $(VENV)/bin
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt plugins/fate-trl-agentdojo/pyproject.toml \
-		plugins/fate-trl-atbench/pyproject.toml plugins/fate-trl-judge/pyproject.toml
+		plugins/fate-trl-atbench/pyproject.toml plugins/fate-trl-guard/pyproject.toml \
+		plugins/fate-trl-judge/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]' -e plugins/fate-trl-agentdojo -e plugins/fate-trl-atbench \
-		-e plugins/fate-trl-judge
+		-e plugins/fate-trl-guard -e plugins/fate-trl-judge
 	touch $@
 
 # What needs a benchmark package of its own, with 60 more behind it: for CI and for those who work on these plugins.
@@ -37,9 +38,11 @@ contract: plugins
 		--fate-args "$$($(BIN)/python plugins/fate-trl-agentharm/tests/made_up.py $(VENV)/made-up-agentharm)"
 	$(BIN)/python $(CONTRACT) atbench \
 		--fate-args "$$($(BIN)/python plugins/fate-trl-atbench/tests/rows.py $(VENV)/rows-atbench.json)"
+	$(BIN)/python $(CONTRACT) guard \
+		--fate-args "$$($(BIN)/python plugins/fate-trl-guard/tests/tiny_guards.py $(VENV)/tiny-guards)"
 	$(BIN)/python plugins/fate-trl-judge/tests/scripted_judge.py $(BIN)/python $(CONTRACT) judge
 
-slow: install
+slow: plugins
 	$(BIN)/python -m pytest -q -m slow
 
 # In a real browser: Debian's own, driven by Playwright, which downloads nothing here.

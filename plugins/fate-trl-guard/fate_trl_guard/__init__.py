@@ -1,0 +1,21 @@
+"""Local guard models as fate-trl components: `guard/classifier` and `guard/generative`."""
+
+from __future__ import annotations
+
+from fate_trl.hookspecs import Component, hookimpl
+
+from .formats import FORMATS, Format
+from .guard import Classifier, Generative
+from .verdict import NoVerdict, Verdict
+
+__all__ = ["FORMATS", "Classifier", "Format", "Generative", "NoVerdict", "Verdict"]
+
+fate_trl_api = 1
+
+
+@hookimpl
+def fate_trl_verifiers() -> list[Component]:
+    return [
+        Component("classifier", Classifier, "a local sequence classifier: 1 − P of the labels that count against"),
+        Component("generative", Generative, "a local guard that writes its verdict: Llama Guard, Qwen3Guard, ..."),
+    ]
