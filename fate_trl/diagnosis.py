@@ -14,6 +14,7 @@ they can speak in the log of a run that is still going as well as in its report.
 | `one-objective` | one objective makes up 90 % of the variance of the scores that PFPO trains on |
 | `no-signal` | nine in ten PFPO groups are all alike |
 | `clipped` | more than 5 % of the PFPO completions were cut off at the token limit |
+| `length-drift` | PFPO completions grew or shrank by half within a round, and the reward did not rise |
 | `divergence` | training tasks are resolved surely more often than validation tasks, by more than before training |
 | `gamed` | a verifier that trains sees progress for sure, and a held-out one sees decline for sure |
 | `rolled-back` | a round was not accepted |
@@ -38,6 +39,7 @@ MOSTLY = 0.5
 ALONE = 0.9
 NO_SIGNAL = 0.9
 CLIPPED = 0.05
+DRIFT = 1.5
 ERRORS = 0.02
 HEADLINE = ("resolved", "asr", "tsr", "brr", "hcr", "benign_utility")
 """The metrics that a decision rests on first."""
@@ -226,6 +228,14 @@ def _of_pfpo(stages: Stages) -> Iterator[tuple[str, str]]:
             f"{_percent(idle)} of the PFPO groups had equal scores throughout, and taught nothing. Raise "
             "pfpo.num_generations, the temperature, or pfpo.redraw_rounds; or sample on harder tasks.",
         )
+    lengths, rewards = _ends(log, "completions/mean_length"), _ends(log, "reward")
+    if _apart(lengths, DRIFT) and not (rewards and min(rewards[1]) > max(rewards[0])):
+        before, after = (math.fsum(end) / len(end) for end in lengths)
+        yield (
+            "length-drift",
+            f"PFPO completions went from {before:.0f} to {after:.0f} tokens, and the reward did not rise with it: the "
+            "policy learns to say more, or less, not to do more. Read some; add a KL term (pfpo.beta), or fewer steps.",
+        )
     spread = {name: _variance(log, f"rewards/{name}/std") for name in objectives_of_log(log)}
     alone = max(spread, key=lambda name: spread[name], default="")
     if len(spread) > 1 and spread[alone] >= ALONE * sum(spread.values()) > 0:
@@ -247,6 +257,21 @@ def mean_of(log: Sequence[Mapping[str, Any]], key: str) -> float | None:
     """Mean of a logged value over the steps that have it."""
     values = [entry[key] for entry in log if entry.get(key) is not None]
     return math.fsum(values) / len(values) if values else None
+
+
+def _ends(log: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]] | tuple[()]:
+    """A logged value's first and last quarter of the steps that have it; nothing below four steps."""
+    values = [entry[key] for entry in log if entry.get(key) is not None]
+    quarter = len(values) // 4
+    return (values[:quarter], values[-quarter:]) if quarter else ()
+
+
+def _apart(ends: tuple[list[float], list[float]] | tuple[()], factor: float) -> bool:
+    """Whether all of one end are above all of the other, and their means apart by this factor."""
+    if not ends:
+        return False
+    low, high = sorted(ends, key=math.fsum)
+    return max(low) < min(high) and math.fsum(high) >= factor * math.fsum(low)
 
 
 def objectives_of_log(log: Sequence[Mapping[str, Any]]) -> list[str]:

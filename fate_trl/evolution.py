@@ -24,6 +24,7 @@ from .bounded import Limits
 from .hookspecs import Learner, ParetoSelector, Policy, RepairStrategy, Suite
 from .ledger import Case, RunDirectory, round_dir, seed_of
 from .recipe import ComponentRef, Recipe, objectives_of
+from .recipe import Repair as RepairSettings
 from .scores import Scorer
 from .stop import Stop
 from .testing.scripted import ROLES, ScriptedPolicy, perform, script_for
@@ -112,6 +113,8 @@ def acceptable(failure: ScoreCard, candidate: ScoreCard, rule: str, floors: Mapp
     names = _applicable(failure)
     if candidate.errors or names != _applicable(candidate):
         return False  # what applies is the same for all tries of a task, and a front cannot compare otherwise
+    if rule == "random":  # `select` draws one of all that have scores
+        return True
     if rule == "resolves":
         return candidate.resolved
     before, after = np.array(failure.vector(names)), np.array(candidate.vector(names))
@@ -136,6 +139,8 @@ def select(
 ) -> Repair:
     """Drop what is not acceptable, take the Pareto front, pick one of it."""
     accepted = [i for i, (_, card) in enumerate(candidates) if acceptable(failure.card, card, accept, floors)]
+    if accept == "random" and accepted:
+        accepted = [int(rng.choice(accepted))]
     scores_K_M = np.array([candidates[i][1].vector(objectives) for i in accepted]).reshape(
         len(accepted), len(objectives)
     )
@@ -219,7 +224,8 @@ class Evolution:
 
     Attributes:
         recipe: What was asked.
-        suites, verifiers, held_out, repair, selector: Its components, loaded; `held_out` verifiers only evaluate.
+        suites, verifiers, held_out, repair, selector: Its components, loaded; `held_out` verifiers only evaluate, and
+            `selector` chooses repairs.
         learner: What is trained.
         run: Where it is recorded.
         objectives: In the order of score vectors.
@@ -231,7 +237,7 @@ class Evolution:
     recipe: Recipe
     suites: Mapping[str, Suite]
     verifiers: Sequence[Any]
-    repair: RepairStrategy
+    repair: RepairStrategy | None
     selector: ParetoSelector
     learner: Learner
     run: RunDirectory
@@ -259,8 +265,17 @@ class Evolution:
         self._round_zero()
         accepted, rows = 0, self._write_metrics()
         for round in range(1, self.recipe.rounds + 1):
+            if not self._affordable(round):
+                break
             accepted, rows = self._round(round, accepted), self._write_metrics()
         return rows
+
+    def _affordable(self, round: int) -> bool:
+        """Whether with one more round like the last the tokens come closer to the recipe's budget."""
+        if self.recipe.token_budget is None or round == 1:
+            return True
+        used = [tokens_of_round(self._done(earlier)) for earlier in range(1, round)]
+        return sum(used) + used[-1] / 2 <= self.recipe.token_budget
 
     def _round_zero(self) -> None:
         """The policy before training: a warm start if asked for, then its evaluation."""
@@ -280,9 +295,7 @@ class Evolution:
             if trained:
                 self._tidy(round)
             self._load_policy(accepted)
-            collected = self._collect(round)
-            repairs = self._repair(round, collected)
-            buffer = self._buffer(round, collected, repairs, accepted)
+            collected, buffer = self._repaired(round, accepted)
             if self.recipe.sft is not None and buffer:
                 self._train(round, "sft", lambda seed, scratch: self.learner.sft(buffer, seed, "sft", scratch))
             if self.recipe.pfpo is not None:
@@ -296,6 +309,14 @@ class Evolution:
             self._evaluate(round, "test")
             done = self._accept(round, accepted)
         return round if done["accepted"] else accepted
+
+    def _repaired(self, round: int, accepted: int) -> tuple[list[Case], list[BufferRow]]:
+        """What was collected, and the rows made of its repairs; nothing where the recipe repairs nothing."""
+        if self.repair is None:
+            return [], []
+        collected = self._collect(round)
+        repairs = self._repair(round, collected)
+        return collected, self._buffer(round, collected, repairs, accepted)
 
     # -------------------------------------------------------------------------------------------- stages, resumable
 
@@ -380,7 +401,8 @@ class Evolution:
 
     def _sample(self, split: str, count: int | None, round: int = 0) -> list[Task]:
         rng = np.random.default_rng(seed_of(self.recipe.seed, round, f"tasks-{split}"))
-        tasks = sample_tasks(self.tasks(split), count, rng)
+        kinds = self.recipe.rollout.kinds if split == "train" else None
+        tasks = sample_tasks([task for task in self.tasks(split) if kinds is None or task.kind in kinds], count, rng)
         if not tasks:
             advice = f"add tasks, or check the suites' arguments.{self._why()}"
             raise FateError(f"the suites have no {split} tasks; {advice}")
@@ -496,10 +518,17 @@ class Evolution:
             (trajectory, ScoreCard({name: scores[name] for name in self.objectives})) for trajectory, scores in whole
         ]
 
+    @property
+    def _settings(self) -> RepairSettings:
+        """The recipe's `repair`, where it repairs."""
+        assert self.recipe.repair is not None
+        return self.recipe.repair
+
     def _repair(self, round: int, collected: Sequence[Case]) -> list[Repair]:
         """Propose, execute and score K candidates per failure, and select one."""
+        assert self.repair is not None
         rng = np.random.default_rng(seed_of(self.recipe.seed, round, "repair"))
-        settings, failures = self.recipe.repair, failures_of(collected)
+        settings, failures = self._settings, failures_of(collected)
         if settings.max_failures is not None and len(failures) > settings.max_failures:
             chosen = sample_tasks([f.trajectory.task for f in failures], settings.max_failures, rng)
             keys = {(task.suite, task.id) for task in chosen}
@@ -509,7 +538,7 @@ class Evolution:
         for request in requests:
             if (request.task.suite, request.task.id, request.attempt // settings.k) not in known:
                 raise FateError(
-                    f"repair strategy {self.recipe.repair.strategy.name!r}: a request of task {request.task.id!r} has "
+                    f"repair strategy {settings.strategy.name!r}: a request of task {request.task.id!r} has "
                     f"attempt {request.attempt}, which belongs to no failure; see hookspecs.RepairStrategy."
                 )
         repairs: list[Repair] = []
@@ -525,7 +554,7 @@ class Evolution:
         return repairs or self._select(failures, self._recorded(round, "repairs", "repair"), rng)
 
     def _select(self, failures: Sequence[Failure], cases: Sequence[Case], rng: np.random.Generator) -> list[Repair]:
-        k, settings = self.recipe.repair.k, self.recipe.repair
+        k, settings = self._settings.k, self._settings
         by_failure: dict[tuple[str, str, int], list[Case]] = {}
         for trajectory, card in cases:
             key = (trajectory.task.suite, trajectory.task.id, trajectory.attempt // k)
@@ -542,7 +571,7 @@ class Evolution:
         self, round: int, collected: Sequence[Case], repairs: Sequence[Repair], accepted: int
     ) -> list[BufferRow]:
         """The rows to train on: this round's repairs and anchors, and with `replay` those of accepted rounds."""
-        name, settings = "buffer.jsonl", self.recipe.repair
+        name, settings = "buffer.jsonl", self._settings
 
         def work() -> Mapping[str, Any]:
             rng = np.random.default_rng(seed_of(self.recipe.seed, round, "anchors"))
@@ -562,8 +591,12 @@ class Evolution:
         """What PFPO samples on: the round's plain tasks, its repair prompts, or both."""
         assert self.recipe.pfpo is not None
         prompts = self.recipe.pfpo.prompts
-        requests = [RolloutRequest(t.task, t.task.messages, "pfpo") for t, _ in collected]
-        if prompts == "plain":
+        if self.repair is None:
+            tasks = self._sample("train", self.recipe.rollout.tasks, round)
+        else:
+            tasks = [trajectory.task for trajectory, _ in collected]
+        requests = [RolloutRequest(task, task.messages, "pfpo") for task in tasks]
+        if prompts == "plain" or self.repair is None:
             return requests
         rng = np.random.default_rng(seed_of(self.recipe.seed, round, "pfpo-prompts"))
         repairs = [
@@ -661,18 +694,23 @@ def assemble(
     """A recipe's run with its components loaded; `make_learner` gets the suites, the verifiers and the selector."""
     suites = {reference.name: plugins.load("suite", reference.name, reference.args) for reference in recipe.suites}
     verifiers = [plugins.load("verifier", reference.name, reference.args) for reference in recipe.verifiers]
-    strategy, selector = recipe.repair.strategy, recipe.selector
-    chosen = plugins.load("selector", selector.name, selector.args)
+    selector = plugins.load("selector", recipe.selector.name, recipe.selector.args)
+    strategy = chooser = None
+    named = [*recipe.suites, *recipe.verifiers, *recipe.evaluation.verifiers, recipe.selector]
+    if recipe.repair is not None:
+        wanted, by = recipe.repair.strategy, recipe.repair.selector or recipe.selector
+        strategy = plugins.load("repair", wanted.name, wanted.args)
+        chooser = plugins.load("selector", by.name, by.args)
+        named += [wanted, by]
     held_out = [plugins.load("verifier", reference.name, reference.args) for reference in recipe.evaluation.verifiers]
-    named = [*recipe.suites, *recipe.verifiers, *recipe.evaluation.verifiers, strategy, selector]
     return Evolution(
         recipe=recipe,
         suites=suites,
         verifiers=verifiers,
         held_out=held_out,
-        repair=plugins.load("repair", strategy.name, strategy.args),
-        selector=chosen,
-        learner=make_learner(suites, verifiers, chosen),
+        repair=strategy,
+        selector=chooser or selector,
+        learner=make_learner(suites, verifiers, selector),
         run=run,
         objectives=objectives_of(recipe, verifiers),
         reporter=reporter or Silent(),
@@ -695,13 +733,23 @@ def failures_of(cases: Iterable[Case]) -> list[Failure]:
 
 
 def tokens(cases: Iterable[Case]) -> dict[str, int]:
-    """Tokens of rollouts: given as prompt, and sampled by the policy; by an endpoint's own count where it sampled."""
+    """Tokens of rollouts: read by the policy (prompts and tool results, each once), and sampled by it.
+
+    By an endpoint's own count where it sampled.
+    """
     prompt = sampled = 0
     for trajectory, _ in cases:
-        usage = trajectory.data.get("usage", {})
-        prompt += len(trajectory.prompt_ids) or usage.get("prompt_tokens", 0)
-        sampled += sum(trajectory.policy_mask) or usage.get("completion_tokens", 0)
+        usage, own = trajectory.data.get("usage", {}), sum(trajectory.policy_mask)
+        prompt += len(trajectory.prompt_ids) + len(trajectory.policy_mask) - own or usage.get("prompt_tokens", 0)
+        sampled += own or usage.get("completion_tokens", 0)
     return {"prompt_tokens": prompt, "sampled_tokens": sampled}
+
+
+def tokens_of_round(stages: Mapping[str, Mapping[str, Any]]) -> int:
+    """Tokens of a round's stages by name: read, sampled and trained on, evaluation on the test split aside."""
+    counted = ("prompt_tokens", "sampled_tokens", "trained_tokens")
+    used = [record for name, record in stages.items() if not name.startswith("eval-test")]
+    return sum(record.get(key) or 0 for record in used for key in counted)
 
 
 def errors(cases: Sequence[Case]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-TieBreak = Literal["mean", "worst", "crowding"]
+TieBreak = Literal["mean", "scaled", "worst", "product", "crowding"]
 
 CELLS = 1 << 19
 """Booleans in one temporary of a chunk; 512 KB was the fastest of 16 KB to 512 KB, for N = 8 to 64 (ours)."""
@@ -195,17 +195,42 @@ def weighted_sum(scores_G_N_M: np.ndarray, valid_G_N: np.ndarray, weights_M: np.
     return _masked(total_G_N, valid, applies)
 
 
+def _weighted_mean(scores_G_N_M: np.ndarray, valid_G_N: np.ndarray, weights_M: np.ndarray) -> np.ndarray:
+    """Weighted mean (G, N) of the objectives that apply."""
+    _, _, applies = _clean(scores_G_N_M, valid_G_N)
+    weight_G = (applies * weights_M).sum(axis=1)
+    return weighted_sum(scores_G_N_M, valid_G_N, weights_M) / np.where(weight_G > 0, weight_G, 1.0)[:, None]
+
+
+def _regrets(scores_G_N_M: np.ndarray, valid_G_N: np.ndarray) -> np.ndarray:
+    """How far each score is from the best in its group, as a share of the group's range there (G, N, M).
+
+    0 where all are equal, NaN where an objective does not apply.
+    """
+    scores, valid, applies = _clean(scores_G_N_M, valid_G_N)
+    among = valid[:, :, None]
+    best_G_1_M = scores.max(axis=1, where=among, initial=-np.inf, keepdims=True)
+    range_G_1_M = best_G_1_M - scores.min(axis=1, where=among, initial=np.inf, keepdims=True)
+    range_G_1_M = np.where(range_G_1_M > 0, range_G_1_M, np.inf)  # no range, or no valid row
+    return np.where(applies[:, None] & among, best_G_1_M - scores, np.nan) / range_G_1_M
+
+
 def tie_values(scores_G_N_M: np.ndarray, valid_G_N: np.ndarray, weights_M: np.ndarray, how: TieBreak) -> np.ndarray:
     """What decides between rows of one front, (G, N), higher is better (ours: the paper's formula is not public).
 
-    "mean": weighted mean of the objectives that apply. "worst": the lowest of them, without weights.
+    "mean": weighted mean of the objectives that apply. "scaled": the same, each first stretched to [0, 1] over its
+    range in the group, so that no unit outweighs another. "worst": the lowest of them, without weights. "product":
+    `product_reward`, the volume of the box under the row.
     "crowding": crowding distance within the first front, at most 1, and 0 behind it: it sees neighbours, not sizes, so
     among rows behind the front it could put a dominated one ahead. Weights must not be negative (`orient`).
     """
     scores, valid, applies = _clean(scores_G_N_M, valid_G_N)
     if how == "mean":
-        weight_G = (applies * weights_M).sum(axis=1)
-        return weighted_sum(scores_G_N_M, valid_G_N, weights_M) / np.where(weight_G > 0, weight_G, 1.0)[:, None]
+        return _weighted_mean(scores_G_N_M, valid, weights_M)
+    if how == "scaled":
+        return _weighted_mean(1.0 - _regrets(scores_G_N_M, valid), valid, weights_M)
+    if how == "product":
+        return product_reward(scores_G_N_M, valid_G_N, weights_M)
     if how == "worst":
         return _masked(np.where(applies[:, None], scores, np.inf).min(axis=2), valid, applies)
     values_G_N = np.zeros(valid.shape)
@@ -262,3 +287,49 @@ def product_reward(scores_G_N_M: np.ndarray, valid_G_N: np.ndarray, weights_M: n
     for m in range(len(weights_M)):
         product_G_N *= np.where(applies[:, None, m], factors_G_N_M[:, :, m], 1.0)
     return _masked(product_G_N, valid, applies)
+
+
+def dominance_count(scores_G_N_M: np.ndarray, valid_G_N: np.ndarray) -> np.ndarray:
+    """Rows dominated less rows that dominate (G, N), as a share of the other valid rows: in [−1, 1].
+
+    After the strength of SPEA2 (Zitzler, Laumanns & Thiele 2001), both ways and unsquared (ours).
+    """
+    scores, valid, applies = _clean(scores_G_N_M, valid_G_N)
+    net_G_N = np.empty(valid.shape)
+    for chunk, beats in _beats(scores, valid):
+        beats = beats & valid[chunk].T[None]
+        net_G_N[chunk] = (beats.sum(axis=1) - beats.sum(axis=0)).T
+    others_G_1 = np.maximum(valid.sum(axis=1, keepdims=True) - 1, 1)
+    return _masked(net_G_N / others_G_1, valid, applies)
+
+
+def chebyshev_reward(
+    scores_G_N_M: np.ndarray, valid_G_N: np.ndarray, weights_M: np.ndarray, epsilon: float
+) -> np.ndarray:
+    """1 less the weighted Chebyshev distance to the group's ideal point (G, N), and epsilon · their mean distance less.
+
+    The ideal is the best of each objective in the group; distances are shares of its range there. The second term
+    keeps a dominated row behind (augmented Chebyshev: Steuer & Choo 1983). Weights must be above 0 where an objective
+    applies; they count by their share of the largest.
+    """
+    _, valid, applies = _clean(scores_G_N_M, valid_G_N)
+    regrets_G_N_M = _regrets(scores_G_N_M, valid)
+    applying_G_M = applies * weights_M
+    share_G_M = applying_G_M / np.where(applies.any(axis=1), applying_G_M.max(axis=1), 1.0)[:, None]
+    distance_G_N = (share_G_M[:, None] * np.nan_to_num(regrets_G_N_M)).max(axis=2)
+    mean_G_N = _weighted_mean(regrets_G_N_M, valid, weights_M)
+    return _masked(1.0 - distance_G_N - epsilon * mean_G_N, valid, applies)
+
+
+def constraint_reward(
+    scores_G_N_M: np.ndarray, valid_G_N: np.ndarray, weights_M: np.ndarray, floors_M: np.ndarray, epsilon: float
+) -> np.ndarray:
+    """ε-constraint as a reward (G, N): the weighted mean of a row that keeps every floor, below 0 for any other.
+
+    Means are scaled to [0, 1] (see `_unit`). A row below a floor gets what it lacks to its floors, and epsilon · what
+    its mean lacks, both negative: floors come first, as in Deb's rules for constraints (2000). A floor of −inf is none.
+    """
+    scores, valid, applies = _clean(scores_G_N_M, valid_G_N)
+    mean_G_N = _unit(_weighted_mean(scores_G_N_M, valid, weights_M), valid)
+    lacks_G_N = np.where(applies[:, None], np.maximum(floors_M - scores, 0.0), 0.0).sum(axis=2)
+    return _masked(np.where(lacks_G_N > 0, -lacks_G_N - epsilon * (1.0 - mean_G_N), mean_G_N), valid, applies)

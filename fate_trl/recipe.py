@@ -22,7 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from . import plugins
 from .bounded import Limits
-from .types import OBJECTIVES, RecipeError
+from .types import OBJECTIVES, Kind, RecipeError
 from .verifiers import SECONDS, check_objectives
 
 EMBEDDED = {"embedded": "workbench", "embedded-tradeoffs": "tradeoffs"}
@@ -122,11 +122,14 @@ class Repair(_Section):
     """The repair strategy, which words the prompts."""
     k: int = Field(4, ge=1)
     """Candidates per failure."""
-    accept: Literal["resolves", "dominates", "floors"] = "resolves"
+    accept: Literal["resolves", "dominates", "floors", "random"] = "resolves"
     """Which candidates are acceptable: `resolves` (all objectives pass), `dominates` (none below the failure's, one
-    above) or `floors` (none below its floor)."""
+    above), `floors` (none below its floor) or `random` (one drawn whatever its scores: what scoring buys is seen by
+    leaving it out)."""
     floors: dict[str, float] = Field(default_factory=dict)
     """Floor by objective, for `accept: floors`."""
+    selector: Ref | None = None
+    """The Pareto selector that chooses repairs; null for the recipe's."""
     target: Literal["repair", "plain", "both"] = "both"
     """The SFT target is conditioned on the repair prompt, on the plain task, or on both."""
     anchors: float = Field(1.0, ge=0)
@@ -142,6 +145,8 @@ class Rollout(_Section):
 
     tasks: int | None = Field(None, ge=1)
     """Training tasks of one round, spread evenly over the kinds; null for all."""
+    kinds: list[Kind] | None = Field(None, min_length=1)
+    """Kinds of task to train on; null for all. Without benign ones a policy learns to refuse everything."""
     chunk: int = Field(64, ge=1)
     """Trajectories that are generated together, and committed together."""
     temperature: float = Field(1.0, ge=0)
@@ -227,10 +232,10 @@ class Recipe(_Section):
     """What scores trajectories; each brings its objectives."""
     objectives: list[str] | None = Field(None, min_length=1)
     """Objectives in the order wanted; null for all that the verifiers bring."""
-    repair: Repair = Repair()
-    """How failures are repaired, and what becomes of the candidates."""
+    repair: Repair | None = Repair()
+    """How failures are repaired, and what becomes of the candidates; null leaves that out, and collecting with it."""
     selector: Ref = ComponentRef(name="pareto-front")
-    """The Pareto selector, for choosing repairs and for PFPO's reward."""
+    """The Pareto selector, for PFPO's reward, and for choosing repairs."""
     rollout: Rollout = Rollout()
     """How tasks are collected and episodes bounded."""
     warm_start: WarmStart | None = None
@@ -241,6 +246,9 @@ class Recipe(_Section):
     """Stage 2 of a round; null leaves it out."""
     rounds: int = Field(2, ge=0)
     """Rounds to run; 0 only evaluates."""
+    token_budget: int | None = Field(None, ge=1)
+    """Of these rounds as many as come closest to so many tokens: read, sampled and trained on, evaluation on the test
+    split aside. null for all."""
     evaluation: Evaluation = Evaluation()
     """What is measured after each round."""
     report_to: Annotated[list[Tracker], BeforeValidator(_listed)] = Field(default_factory=list)
@@ -415,8 +423,13 @@ def check(recipe: Recipe) -> None:
 def _check_components(recipe: Recipe) -> None:
     for reference in recipe.suites:
         _bind("suite", reference)  # a suite's factory imports its benchmark, so it is not called here
-    plugins.load("repair", recipe.repair.strategy.name, recipe.repair.strategy.args)
-    plugins.load("selector", recipe.selector.name, recipe.selector.args)
+    selector = plugins.load("selector", recipe.selector.name, recipe.selector.args)
+    redraws = recipe.pfpo is not None and recipe.pfpo.trl.get("redraw_rounds")
+    if redraws and getattr(selector, "aggregation", None) == "normalize_then_sum":
+        raise RecipeError(
+            f"pfpo.redraw_rounds cannot go with the selector {recipe.selector.name}, which normalises over the batch "
+            "that was drawn first; set it to 0."
+        )
     names = [reference.name for reference in recipe.suites]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -430,11 +443,35 @@ def _check_components(recipe: Recipe) -> None:
         raise RecipeError(
             f"a verifier produces {extra[0]!r}, which objectives leaves out; leave that verifier out too."
         )
-    unknown = sorted(set(recipe.repair.floors) - set(objectives_of(recipe, verifiers)))
+    if recipe.repair is None:
+        _check_without_repair(recipe)
+    else:
+        _check_repair(recipe.repair, objectives_of(recipe, verifiers))
+
+
+def _check_repair(repair: Repair, objectives: Sequence[str]) -> None:
+    plugins.load("repair", repair.strategy.name, repair.strategy.args)
+    if repair.selector is not None:
+        plugins.load("selector", repair.selector.name, repair.selector.args)
+    unknown = sorted(set(repair.floors) - set(objectives))
     if unknown:
         raise RecipeError(f"repair.floors names the objective {unknown[0]!r}, which is not asked for.")
-    if recipe.repair.accept == "floors" and not recipe.repair.floors:
+    if repair.accept == "floors" and not repair.floors:
         raise RecipeError("repair.accept is 'floors', but repair.floors is empty; give a floor per objective.")
+
+
+def _check_without_repair(recipe: Recipe) -> None:
+    """What needs repairs, or the failures that they begin with, cannot go without."""
+    needs = {
+        "sft has no rows to train on: set sft: null": recipe.sft is not None,
+        "pfpo.prompts has no failures to make repair prompts of: set it to plain": recipe.pfpo is not None
+        and recipe.pfpo.prompts != "plain",
+        "rollout.recorded has no use: leave it out": recipe.rollout.recorded is not None,
+        "nothing is trained: set pfpo, or rounds: 0": recipe.pfpo is None and recipe.rounds > 0,
+    }
+    for what, wrong in needs.items():
+        if wrong:
+            raise RecipeError(f"repair is null, so {what}; or give repair.")
 
 
 def objectives_of(recipe: Recipe, verifiers: Sequence[Any]) -> list[str]:

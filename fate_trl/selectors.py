@@ -4,7 +4,10 @@
 |---|---|---|
 | `pareto-front` | 1 if no row dominates it, else 0; plus a small tie-break | one reward column |
 | `pareto-rank` | falls strictly with its front; plus a small tie-break | one reward column |
-| `product` | product of its objectives | one reward column |
+| `product` | product of its objectives: the volume of the box between it and the origin | one reward column |
+| `dominance-count` | share of the group that it dominates, less that which dominates it | one reward column |
+| `chebyshev` | falls with its distance to the group's ideal point, objectives by their range | one reward column |
+| `constraint` | mean of its objectives if none is below its floor, else below 0 | one reward column |
 | `weighted-sum` | weighted sum of its objectives | TRL's own `sum_then_normalize`, untouched |
 | `gdpo` | weighted sum of its objectives | TRL's own `normalize_then_sum`, untouched |
 
@@ -19,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, get_args
 
 import numpy as np
 
@@ -28,6 +31,16 @@ from .hookspecs import Choice, Component, hookimpl
 from .types import RecipeError
 
 fate_trl_api = 1
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Scores where higher is better and weight 0 does not apply, the sizes of the weights, and what they are of."""
+
+    scores_G_N_M: np.ndarray
+    valid_G_N: np.ndarray
+    weights_M: np.ndarray
+    objectives: Sequence[str]
 
 
 @dataclass
@@ -56,27 +69,25 @@ class _Selector:
         """
         if not len(scores_K_M):
             return None
-        scores_1_K_M, weights_M = self._oriented(np.asarray(scores_K_M)[None], objectives)
-        valid_1_K = np.ones(scores_1_K_M.shape[:2], bool)
-        members = np.flatnonzero(pareto.first_front(scores_1_K_M, valid_1_K)[0])
-        keys = self._keys(scores_1_K_M, valid_1_K, weights_M)[0, members]
+        scores_1_K_M = np.asarray(scores_K_M)[None]
+        group = self._groups(scores_1_K_M, np.ones(scores_1_K_M.shape[:2], bool), objectives)
+        members = np.flatnonzero(pareto.first_front(group.scores_G_N_M, group.valid_G_N)[0])
+        keys = self._keys(group)[0, members]
         # Without any objective that applies all keys are NaN, and all vectors equal.
         best = members if np.isnan(keys).any() else members[keys == keys.max()]
         if len(scores_K_M) == 1:
             decided_by = "only"
-        elif _distinct(scores_1_K_M[0, members]) == 1:
+        elif _distinct(group.scores_G_N_M[0, members]) == 1:
             decided_by = "front"
         else:
-            decided_by = self._decider() if _distinct(scores_1_K_M[0, best]) == 1 else "index"
+            decided_by = self._decider() if _distinct(group.scores_G_N_M[0, best]) == 1 else "index"
         return Choice(index=int(best[0]), front=tuple(members.tolist()), decided_by=decided_by)
 
     def reward(self, scores_G_N_M: np.ndarray, *, objectives: Sequence[str], valid_G_N: np.ndarray) -> np.ndarray:
         """Rewards (G, N); NaN for rows that are not valid, and for groups where no objective applies."""
-        scores_G_N_M, weights_M = self._oriented(np.asarray(scores_G_N_M), objectives)
-        return self._rewards(scores_G_N_M, valid_G_N, weights_M)
+        return self._rewards(self._groups(np.asarray(scores_G_N_M), valid_G_N, objectives))
 
-    def _oriented(self, scores_G_N_M: np.ndarray, objectives: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Scores where higher is better and weight 0 does not apply, and the sizes of the weights."""
+    def _groups(self, scores_G_N_M: np.ndarray, valid_G_N: np.ndarray, objectives: Sequence[str]) -> _Groups:
         weights = self.weights or {}
         unknown = sorted(set(weights) - set(objectives))
         if unknown:
@@ -84,18 +95,23 @@ class _Selector:
         if scores_G_N_M.shape[-1] != len(objectives):
             raise ValueError(f"{scores_G_N_M.shape[-1]} columns of scores for the objectives {list(objectives)}")
         weights_M = np.array([weights.get(name, 1.0) for name in objectives])
-        return pareto.orient(scores_G_N_M, weights_M), np.abs(weights_M)
+        return _Groups(pareto.orient(scores_G_N_M, weights_M), valid_G_N, np.abs(weights_M), objectives)
 
-    def _rewards(self, scores_G_N_M: np.ndarray, valid_G_N: np.ndarray, weights_M: np.ndarray) -> np.ndarray:
+    def _rewards(self, groups: _Groups) -> np.ndarray:
         raise NotImplementedError
 
-    def _keys(self, scores_G_N_M: np.ndarray, valid_G_N: np.ndarray, weights_M: np.ndarray) -> np.ndarray:
+    def _keys(self, groups: _Groups) -> np.ndarray:
         """What decides within the front, (G, N)."""
-        return self._rewards(scores_G_N_M, valid_G_N, weights_M)
+        return self._rewards(groups)
 
     def _decider(self) -> str:
         """Name of what `_keys` computes."""
         raise NotImplementedError
+
+
+def _check_epsilon(epsilon: float) -> None:
+    if not 0 <= epsilon <= 0.5:
+        raise RecipeError(f"epsilon is {epsilon}; it must lie in [0, 0.5], or tie-breaks outweigh the rest")
 
 
 def _distinct(scores_K_M: np.ndarray) -> int:
@@ -108,27 +124,27 @@ class ParetoFront(_Selector):
     """`pareto.front_reward`; among several members of a front the tie-break decides.
 
     Attributes:
-        tie_break: "mean" (weighted mean of the objectives that apply), "worst" (their lowest) or "crowding".
+        tie_break: "mean" (weighted mean of the objectives that apply), "scaled" (the same, each by its range in the
+            group), "worst" (their lowest), "product" or "crowding"; see `pareto.tie_values`.
         epsilon: Weight of the tie-break, at most 0.5; the front counts 1. 0 leaves groups that are one front
             without a gradient, and most groups of 8 are, so the default is 0.1 (ours).
     """
 
-    tie_break: Literal["mean", "worst", "crowding"] = "mean"
+    tie_break: pareto.TieBreak = "mean"
     epsilon: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.epsilon <= 0.5:
-            raise RecipeError(f"epsilon is {self.epsilon}; it must lie in [0, 0.5], or tie-breaks outweigh fronts")
-        if self.tie_break not in ("mean", "worst", "crowding"):
-            raise RecipeError(f"no tie-break {self.tie_break!r}; there are 'mean', 'worst' and 'crowding'")
+        _check_epsilon(self.epsilon)
+        if self.tie_break not in get_args(pareto.TieBreak):
+            raise RecipeError(f"no tie-break {self.tie_break!r}; there are {', '.join(get_args(pareto.TieBreak))}")
 
-    def _rewards(self, scores_G_N_M: np.ndarray, valid_G_N: np.ndarray, weights_M: np.ndarray) -> np.ndarray:
-        ties_G_N = self._keys(scores_G_N_M, valid_G_N, weights_M)
-        return pareto.front_reward(scores_G_N_M, valid_G_N, ties_G_N, self.epsilon)
+    def _rewards(self, groups: _Groups) -> np.ndarray:
+        ties_G_N = self._keys(groups)
+        return pareto.front_reward(groups.scores_G_N_M, groups.valid_G_N, ties_G_N, self.epsilon)
 
-    def _keys(self, scores_G_N_M: np.ndarray, valid_G_N: np.ndarray, weights_M: np.ndarray) -> np.ndarray:
-        return pareto.tie_values(scores_G_N_M, valid_G_N, weights_M, self.tie_break)
+    def _keys(self, groups: _Groups) -> np.ndarray:
+        return pareto.tie_values(groups.scores_G_N_M, groups.valid_G_N, groups.weights_M, self.tie_break)
 
     def _decider(self) -> str:
         return self.tie_break
@@ -138,20 +154,84 @@ class ParetoFront(_Selector):
 class ParetoRank(ParetoFront):
     """`pareto.rank_reward`: as `ParetoFront`, but rows behind the front are told apart by their fronts."""
 
-    def _rewards(self, scores_G_N_M: np.ndarray, valid_G_N: np.ndarray, weights_M: np.ndarray) -> np.ndarray:
-        ties_G_N = self._keys(scores_G_N_M, valid_G_N, weights_M)
-        return pareto.rank_reward(scores_G_N_M, valid_G_N, ties_G_N, self.epsilon)
+    def _rewards(self, groups: _Groups) -> np.ndarray:
+        ties_G_N = self._keys(groups)
+        return pareto.rank_reward(groups.scores_G_N_M, groups.valid_G_N, ties_G_N, self.epsilon)
 
 
 @dataclass
 class Product(_Selector):
     """`pareto.product_reward`, weights as exponents: a row must be good at everything to be rewarded."""
 
-    def _rewards(self, scores_G_N_M: np.ndarray, valid_G_N: np.ndarray, weights_M: np.ndarray) -> np.ndarray:
-        return pareto.product_reward(scores_G_N_M, valid_G_N, weights_M)
+    def _rewards(self, groups: _Groups) -> np.ndarray:
+        return pareto.product_reward(groups.scores_G_N_M, groups.valid_G_N, groups.weights_M)
 
     def _decider(self) -> str:
         return "product"
+
+
+@dataclass
+class DominanceCount(_Selector):
+    """`pareto.dominance_count`: every comparison in the group counts, not only those that make the front."""
+
+    def _rewards(self, groups: _Groups) -> np.ndarray:
+        return pareto.dominance_count(groups.scores_G_N_M, groups.valid_G_N)
+
+    def _decider(self) -> str:
+        return "dominance-count"
+
+
+@dataclass
+class Chebyshev(_Selector):
+    """`pareto.chebyshev_reward`: the objective that a row lags behind in most decides.
+
+    Attributes:
+        epsilon: Weight of the mean distance, in [0, 0.5].
+    """
+
+    epsilon: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_epsilon(self.epsilon)
+
+    def _rewards(self, groups: _Groups) -> np.ndarray:
+        return pareto.chebyshev_reward(groups.scores_G_N_M, groups.valid_G_N, groups.weights_M, self.epsilon)
+
+    def _decider(self) -> str:
+        return "chebyshev"
+
+
+@dataclass
+class Constraint(_Selector):
+    """`pareto.constraint_reward`: the mean, under floors; without floors the mean alone.
+
+    Attributes:
+        floors: Floor by objective, in the objective's unit.
+        epsilon: What the mean counts while a floor is not kept, in [0, 0.5].
+    """
+
+    floors: dict[str, float] | None = None
+    epsilon: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_epsilon(self.epsilon)
+
+    def _rewards(self, groups: _Groups) -> np.ndarray:
+        floors, weights = self.floors or {}, self.weights or {}
+        unknown = sorted(set(floors) - set(groups.objectives))
+        if unknown:
+            raise RecipeError(
+                f"there is no objective {unknown[0]!r} to bound; the objectives are {list(groups.objectives)}"
+            )
+        if any(weights.get(name, 1.0) < 0 for name in floors):
+            raise RecipeError("an objective with a negative weight is lower-is-better, and cannot have a floor")
+        floors_M = np.array([floors.get(name, -np.inf) for name in groups.objectives])
+        return pareto.constraint_reward(groups.scores_G_N_M, groups.valid_G_N, groups.weights_M, floors_M, self.epsilon)
+
+    def _decider(self) -> str:
+        return "constraint"
 
 
 @dataclass
@@ -160,8 +240,8 @@ class WeightedSum(_Selector):
 
     aggregation: ClassVar[str | None] = "sum_then_normalize"
 
-    def _rewards(self, scores_G_N_M: np.ndarray, valid_G_N: np.ndarray, weights_M: np.ndarray) -> np.ndarray:
-        return pareto.weighted_sum(scores_G_N_M, valid_G_N, weights_M)
+    def _rewards(self, groups: _Groups) -> np.ndarray:
+        return pareto.weighted_sum(groups.scores_G_N_M, groups.valid_G_N, groups.weights_M)
 
     def _decider(self) -> str:
         return "weighted-sum"
@@ -181,6 +261,9 @@ def fate_trl_selectors() -> list[Component]:
         Component("pareto-front", ParetoFront, "1 on the group's Pareto front, 0 behind it, plus a small tie-break"),
         Component("pareto-rank", ParetoRank, "falls with the Pareto front a row is on, plus a small tie-break"),
         Component("product", Product, "product of the objectives, weights as exponents"),
+        Component("dominance-count", DominanceCount, "rows that a row dominates, less those that dominate it"),
+        Component("chebyshev", Chebyshev, "closeness to the group's ideal point, objectives by their range"),
+        Component("constraint", Constraint, "mean of the objectives, with floors that come first"),
         Component("weighted-sum", WeightedSum, "weighted sum of the objectives, by TRL itself"),
         Component("gdpo", GDPO, "objectives normalised one by one, then summed, by TRL itself"),
     ]

@@ -431,7 +431,8 @@ class TrlLearner:
             callbacks=[_Steps(self.reporter)],
         )
         summary = self._run(trainer, scratch, lambda: True, "save_steps" not in settings.trl)
-        return {"rows": len(rows), "row_tokens": sum(len(e["input_ids"]) for e in examples), **summary}
+        tokens = sum(len(example["input_ids"]) for example in examples)
+        return {"rows": len(rows), "trained_tokens": round(tokens * trainer.state.epoch), **summary}
 
     def _tools(self, row: BufferRow) -> list[Any]:
         """Prototypes in the order in which TRL lists an environment's methods."""
@@ -444,10 +445,10 @@ class TrlLearner:
         assert self.recipe.pfpo is not None
         settings = self.recipe.pfpo.trl
         trainer = self._pfpo_trainer(requests, seed, **settings, **_output(scratch))
-        return {
-            "prompts": len(requests),
-            **self._run(trainer, scratch, trainer.between_generations, "save_steps" not in settings),
-        }
+        if trainer.ref_model is not None:  # TRL loads the model as it was given; the KL term is to the stage's start
+            trainer.accelerator.unwrap_model(trainer.ref_model).load_state_dict(self.model.state_dict())
+        summary = self._run(trainer, scratch, trainer.between_generations, "save_steps" not in settings)
+        return {"prompts": len(requests), **{f"{name}_tokens": n for name, n in trainer.tokens.items()}, **summary}
 
     def _run(self, trainer: Any, scratch: str | None, exact: Callable[[], bool], timed: bool) -> dict[str, Any]:
         """Train, from the last checkpoint in `scratch` if there is one."""

@@ -308,6 +308,7 @@ class _Resumed(TrainerCallback):
 
     TRL draws the order of each epoch from a generator that starts anew with every trainer, so a later epoch that is
     resumed would repeat the first one's order; and it counts the micro-steps, of which re-draws make their seeds.
+    Our own count of tokens stands in the log.
     """
 
     def __init__(self, trainer: PFPOTrainer):
@@ -321,6 +322,9 @@ class _Resumed(TrainerCallback):
         for _epoch in range(epochs):
             next(iter(self.trainer._sampler), None)
         self.trainer._step = epochs * micro_steps + steps * args.gradient_accumulation_steps
+        logged = {key: value for entry in state.log_history for key, value in entry.items()}
+        for key in [key for key in logged if key.startswith("tokens/")]:
+            self.trainer.tokens[key.removeprefix("tokens/")] = int(logged[key])
 
 
 # ------------------------------------------------------------------------------------------------ the trainer
@@ -341,6 +345,7 @@ class PFPOTrainer(GRPOTrainer):
 
     Attributes:
         objectives: Names of the objectives, one per column.
+        tokens: How many tokens training took so far: "prompt" (prompts and tool results), "sampled" and "trained".
 
     Several objectives are compared within a group, so a reward that is None for every row of a group does not apply
     there, and a row that lacks a score that others of its group have is left out: advantage 0, and no part in
@@ -348,10 +353,11 @@ class PFPOTrainer(GRPOTrainer):
 
     Logged besides what GRPOTrainer logs: `objective/<name>/<kind>`, means by kind of task (the data set's column
     `kind`, or the episode's); `errors/rows`, `errors/episode` and `errors/<objective>`, shares of rows with an error;
-    `pareto/reward` and `pareto/reward_std`, the selector's column, while `reward` stays the weighted sum; and of the
-    groups `pareto/front_size` (mean rows of the first front), `pareto/tie_break_share` (its first front holds several
-    vectors), `pareto/zero_signal_share` (all its score vectors are equal), `pareto/all_front_unequal_share` (none is
-    dominated, not all are equal), and `pareto/redrawn_groups` per generation.
+    `tokens/prompt`, `tokens/sampled` and `tokens/trained`, counted from the start of the training on, re-drawn groups
+    included; `pareto/reward` and `pareto/reward_std`, the selector's column, while `reward` stays the weighted sum; and
+    of the groups `pareto/front_size` (mean rows of the first front), `pareto/tie_break_share` (its first front holds
+    several vectors), `pareto/zero_signal_share` (all its score vectors are equal), `pareto/all_front_unequal_share`
+    (none is dominated, not all are equal), and `pareto/redrawn_groups` per generation.
 
     Raises:
         RecipeError: A combination that cannot work; before a model loads, where that can be told.
@@ -421,6 +427,7 @@ class PFPOTrainer(GRPOTrainer):
         self._max_error_rate = getattr(args, "max_error_rate", 1.0)
         self._seen_rows, self._excluded_rows = 0, 0
         self._error_cases: list[evaluate.Case] = []
+        self.tokens: Counter[str] = Counter()
         self._redraw_rounds = getattr(args, "redraw_rounds", 0)
         if self._redraw_rounds:
             self._check_redraw()
@@ -457,6 +464,10 @@ class PFPOTrainer(GRPOTrainer):
         self._generated = (prompts, generated)
         if self._collecting:
             raise _Collected
+        prompt_ids, completion_ids, masks = generated[:3]
+        completed = sum(map(len, completion_ids))
+        sampled = completed if masks is None else sum(map(sum, masks))
+        self._count(prompt=sum(map(len, prompt_ids)) + completed - sampled, sampled=sampled)
         return generated
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
@@ -474,6 +485,8 @@ class PFPOTrainer(GRPOTrainer):
         out = self._scored(inputs)
         if self._redraw_rounds and self._mode == "train":
             self._redraw(out, len(inputs), columns)
+        rows = int(out["prompt_mask"].sum() + out["completion_mask"].sum())
+        self._count(trained=rows * self.num_iterations)
         return out
 
     def _scored(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -490,6 +503,15 @@ class PFPOTrainer(GRPOTrainer):
         if self._advantages is not None:
             self._replace_advantages(out, len(inputs))
         return out
+
+    def _count(self, **tokens: int) -> None:
+        """Add what a training batch brought, on all processes, to `tokens` and to the log."""
+        if self._mode != "train":
+            return
+        mine_1_T = torch.tensor([list(tokens.values())], device=self.accelerator.device)
+        for name, count in zip(tokens, gather(mine_1_T).sum(dim=0).tolist(), strict=True):
+            self.tokens[name] += count
+            self._metrics["train"][f"tokens/{name}"] = [float(self.tokens[name])]
 
     # -------------------------------------------------------------------------------------------- scoring
 

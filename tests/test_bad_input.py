@@ -95,7 +95,7 @@ RECIPES = {
     "an argument that is missing": ({"suites": ["jsonl"]}, ["suite 'jsonl' needs the argument 'environment'"]),
     "a value that is not among the legal ones": (
         {**GOOD, "selector": ref("pareto-front", tie_break="luck")},
-        ["argument 'tie_break': Input should be 'mean', 'worst' or 'crowding', not 'luck'"],
+        ["argument 'tie_break': Input should be 'mean', 'scaled', 'worst', 'product' or 'crowding', not 'luck'"],
     ),
     "a value of another type": (
         {"suites": [ref("workbench", train="many")]},
@@ -114,6 +114,25 @@ RECIPES = {
         {**GOOD, "repair": {"floors": {"speed": 0.5}}},
         ["repair.floors names the objective 'speed'"],
     ),
+    "a misspelt selector of repairs": (
+        {**GOOD, "repair": {"selector": "produkt"}},
+        ["no selector 'produkt'; did you mean 'product'?"],
+    ),
+    "no repair, but SFT": ({**GOOD, "repair": None}, ["repair is null, so sft has no rows to train on: set sft: null"]),
+    "no repair, but repair prompts": (
+        {**GOOD, "repair": None, "sft": None, "pfpo": {"prompts": "mixed"}},
+        ["repair is null", "pfpo.prompts has no failures", "plain"],
+    ),
+    "no repair, but recorded failures": (
+        {**GOOD, "repair": None, "sft": None, "rollout": {"recorded": "x.jsonl"}},
+        ["rollout.recorded has no use"],
+    ),
+    "nothing that trains": ({**GOOD, "repair": None, "sft": None, "pfpo": None}, ["nothing is trained: set pfpo"]),
+    "a re-draw under GDPO": (
+        {**GOOD, "selector": "gdpo", "pfpo": {"redraw_rounds": 1}},
+        ["pfpo.redraw_rounds cannot go with the selector gdpo", "set it to 0"],
+    ),
+    "a kind of task that there is not": ({**GOOD, "rollout": {"kinds": ["evil"]}}, ["rollout.kinds.0", "'attacked'"]),
     "floors without floors": ({**GOOD, "repair": {"accept": "floors"}}, ["repair.floors is empty; give a floor"]),
     "no suite": ({}, ["the recipe needs the key 'suites'"]),
     "an empty list of suites": ({"suites": []}, ["suites: List should have at least 1 item"]),

@@ -114,6 +114,9 @@ def resumes_exactly(folder, tmp_path, monkeypatch, case):
     resumed = train(last, stage, scratch)
     assert losses(resumed) == losses(unbroken)
     assert len(losses(resumed)) == 8
+    counted = [{key: n for key, n in summary.items() if key.endswith("_tokens")} for summary in (resumed, unbroken)]
+    assert counted[0] == counted[1]
+    assert min(counted[0].values()) > 0
     after, wanted = last.model.state_dict(), whole.model.state_dict()
     assert all(torch.equal(after[name], wanted[name]) for name in wanted)
     assert losses(resumed)[0] != losses(resumed)[-1]

@@ -84,6 +84,24 @@ def test_pfpo_without_signal_or_cut_off():
     assert rules((), {2: log(completions__clipped_ratio=None)}) == []
 
 
+def drift(lengths, rewards):
+    steps = [{"completions/mean_length": n, "reward": r} for n, r in zip(lengths, rewards, strict=True)]
+    return {1: {"pfpo": {"log": [*steps, {"train_loss": 0.1}]}}}
+
+
+def test_length_that_drifts_while_the_reward_stays():
+    flat, rising = [2, 2.1] * 4, [1, 1.1, 2, 2, 2, 2, 3, 3.1]
+    longer, jumpy = [20, 21, 22, 24, 26, 28, 31, 33], [20, 40, 22, 24, 26, 28, 31, 33]
+    assert rules((), drift(longer, flat)) == [("length-drift", 1)]
+    assert rules((), drift(longer[::-1], flat)) == [("length-drift", 1)], "shorter is a drift too"
+    assert rules((), drift(longer, rising)) == [], "it does more"
+    assert rules((), drift(jumpy, flat)) == [], "one long step is no drift"
+    assert rules((), drift([20, 21, 22, 24, 26, 28, 29, 30], flat)) == [], "less than half"
+    assert rules((), drift(longer[:3], flat[:3])) == []
+    (concern,) = diagnose([], drift(longer, flat))
+    assert "20 to 32 tokens" in concern.text
+
+
 def test_one_objective_that_makes_the_front():
     names = {f"rewards__{name}__mean": 0.5 for name in ("security", "utility")}
     assert rules((), {1: log(**names, rewards__security__std=0.05, rewards__utility__std=0.5)}) == [

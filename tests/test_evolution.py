@@ -11,12 +11,26 @@ import numpy as np
 import pytest
 
 from fate_trl import evaluate, plugins
-from fate_trl.evolution import Evolution, Silent, acceptable, anchors, longest_first, rows_of, sample_tasks, select
+from fate_trl.evolution import (
+    Evolution,
+    Silent,
+    acceptable,
+    anchors,
+    assemble,
+    longest_first,
+    rows_of,
+    sample_tasks,
+    select,
+    tokens,
+    tokens_of_round,
+)
 from fate_trl.ledger import RunDirectory
 from fate_trl.recipe import make_recipe, objectives_of
+from fate_trl.selectors import fate_trl_selectors
 from fate_trl.stop import Stopped
 from fate_trl.testing.scripted import ScriptedLearner
 from fate_trl.types import (
+    KINDS,
     OBJECTIVES,
     BufferRow,
     ErrorBudgetExceeded,
@@ -89,7 +103,7 @@ def make(path, *changes, learner=ScriptedLearner, directory=RunDirectory, suite=
         recipe=recipe,
         suites=suites,
         verifiers=verifiers,
-        repair=plugins.load("repair", recipe.repair.strategy.name, recipe.repair.strategy.args),
+        repair=recipe.repair and plugins.load("repair", recipe.repair.strategy.name, recipe.repair.strategy.args),
         selector=plugins.load("selector", recipe.selector.name, recipe.selector.args),
         learner=learner(suites) if callable(learner) else learner,
         run=directory(path),
@@ -640,7 +654,7 @@ def dominated(a, b):
     return all(y >= x for x, y in pairs) and any(y > x for x, y in pairs)
 
 
-@pytest.mark.parametrize("name", ["pareto-front", "pareto-rank", "product", "weighted-sum", "gdpo"])
+@pytest.mark.parametrize("name", [component.name for component in fate_trl_selectors()])
 def test_the_chosen_one_is_acceptable_and_never_dominated(name):
     rng = np.random.default_rng(0)
     selector = plugins.load("selector", name)
@@ -688,6 +702,17 @@ def test_accepted_but_not_resolved_is_counted(tmp_path):
     assert done["repaired"] > 0
     assert done["chosen_not_resolved"] == done["repaired"]
     assert done["candidates_resolved"] == 0
+
+
+def test_a_random_candidate_is_drawn_whatever_its_scores():
+    failure = Failure(Trajectory(Task("t", "s", "benign", ())), card(0.5, 0.5, 1, 1))
+    cards = [card(1, 1, 1, 1), card(0, 0, 0, 0), card("error", 1, 1, 1), card(0.5, 0.5, 1, 1)]
+    candidates = [(Trajectory(failure.trajectory.task, attempt=i), c) for i, c in enumerate(cards)]
+    selector = plugins.load("selector", "pareto-front")
+    rng = np.random.default_rng(0)
+    drawn = Counter(select(failure, candidates, selector, OBJECTIVES, "random", {}, rng).chosen for _ in range(300))
+    assert set(drawn) == {0, 1, 3}, "an error is no candidate"
+    assert min(drawn.values()) > 70
 
 
 # ------------------------------------------------------------------------------------------------ the buffer
@@ -1076,3 +1101,70 @@ def test_a_strategy_that_numbers_its_attempts_wrongly_is_stopped_before_it_rolls
     with pytest.raises(FateError, match="belongs to no failure"):
         evolution()
     assert "repair" not in stages(evolution.run, 1)
+
+
+# ------------------------------------------------------------------------------------------------ parts left out
+
+
+RL_ONLY = {"repair": None, "sft": None, "pfpo": {}}
+
+
+def test_without_repair_nothing_is_collected_and_pfpo_samples_the_rounds_tasks(tmp_path):
+    evolution = make(tmp_path, {"rollout": {"tasks": 9}, **RL_ONLY}, learner=Watched)
+    evolution()
+    for round in (1, 2):
+        assert list(stages(evolution.run, round)) == ["pfpo", "save", "eval-validation", "eval-test", "accept"]
+    first, second = ({request.task.id for request in prompts} for prompts in evolution.learner.prompts)
+    assert len(first) == len(second) == 9
+    assert first != second
+    assert {request.stage for request in evolution.learner.prompts[0]} == {"pfpo"}
+
+
+@pytest.mark.parametrize("changes", [{}, RL_ONLY])
+def test_training_on_some_kinds_alone(tmp_path, changes):
+    rollout = {"rollout": {"kinds": ["attacked", "harmful"]}}
+    evolution = make(tmp_path, {"rounds": 1}, rollout, {"pfpo": {}}, changes, learner=Watched)
+    evolution()
+    assert {request.task.kind for request in evolution.learner.prompts[0]} == {"attacked", "harmful"}
+    assert {t.task.kind for t, _ in evolution.run.cases("rounds/01/rollouts.jsonl", "eval-test")} == {*KINDS}
+
+
+def test_repairs_may_be_chosen_by_a_selector_of_their_own(tmp_path):
+    recipe = make_recipe(merged(BASE, {"selector": "gdpo", "repair": {"selector": "chebyshev"}}))
+    given = []
+    evolution = assemble(recipe, RunDirectory(tmp_path), lambda *parts: given.append(parts) or Watched(parts[0]))
+    assert type(evolution.selector).__name__ == "Chebyshev"
+    assert type(given[0][2]).__name__ == "GDPO"
+
+
+class Thirsty(Watched):
+    """Its training takes a hundred tokens a stage."""
+
+    def sft(self, rows, seed, stage, scratch=None):
+        return {**super().sft(rows, seed, stage), "trained_tokens": 100}
+
+
+@pytest.mark.parametrize(("budget", "rounds"), [(100, 1), (149, 1), (150, 2), (249, 2), (250, 3), (9999, 4)])
+def test_a_token_budget_ends_the_run_after_the_round_that_comes_closest(tmp_path, budget, rounds):
+    changes = {"rounds": 4, "pfpo": None, "token_budget": budget}
+    for _ in range(2):  # a resumed run keeps to it
+        make(tmp_path, TINY, changes, learner=Thirsty)()
+        assert len(list((tmp_path / "rounds").iterdir())) == 1 + rounds
+
+
+def test_tokens_of_a_round_are_those_that_training_took():
+    done = {
+        "collect": {"prompt_tokens": 5, "sampled_tokens": 7},
+        "sft": {"trained_tokens": 11},
+        "eval-validation": {"prompt_tokens": 13, "sampled_tokens": None},
+        "eval-test": {"prompt_tokens": 1000, "sampled_tokens": 1000},
+        "save": {},
+    }
+    assert tokens_of_round(done) == 36
+
+
+def test_tool_results_are_tokens_that_the_policy_reads():
+    trajectory = Trajectory(
+        Task("t", "s", "benign", ()), prompt_ids=(1, 2), completion_ids=(3, 4, 5), policy_mask=(1, 0, 1)
+    )
+    assert tokens([(trajectory, card(1, 1, 1, 1))]) == {"prompt_tokens": 3, "sampled_tokens": 2}

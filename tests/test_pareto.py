@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -170,11 +171,42 @@ def slow_ties(rows, weights, how):
     """By row: the raw tie-break value."""
     if how == "mean":
         return {i: sum(w * x for w, x in zip(weights, row, strict=True)) / sum(weights) for i, row in rows.items()}
+    if how == "scaled":
+        regrets = slow_regrets(rows)
+        share = lambda row: sum(w * (1 - r) for w, r in zip(weights, row, strict=True)) / sum(weights)  # noqa: E731
+        return {i: share(row) for i, row in regrets.items()}
     if how == "worst":
         return {i: min(row) for i, row in rows.items()}
+    if how == "product":
+        return slow_product(rows, weights, len(weights))
     front = [i for i, rank in slow_ranks(rows).items() if not rank]
     distances = pareto.crowding_distance(np.array([rows[i] for i in front]))
     return dict.fromkeys(rows, 0.0) | {i: min(1.0, d) for i, d in zip(front, distances, strict=True)}
+
+
+def slow_regrets(rows):
+    """By row, per objective: how far from the best, as a share of the distance between the best and the worst."""
+    spans = [(max(column), max(column) - min(column)) for column in zip(*rows.values(), strict=True)]
+    return {i: [(h - x) / s if s else 0.0 for x, (h, s) in zip(row, spans, strict=True)] for i, row in rows.items()}
+
+
+def slow_chebyshev(rows, weights, epsilon):
+    """1 − the largest weighted regret − epsilon · their weighted mean."""
+    out = {}
+    for i, regrets in slow_regrets(rows).items():
+        weighted = [w * r for w, r in zip(weights, regrets, strict=True)]
+        out[i] = 1 - max(weighted) / max(weights) - epsilon * sum(weighted) / sum(weights)
+    return out
+
+
+def slow_constraint(rows, weights, floors, epsilon):
+    """The scaled mean where no floor is missed, else minus what is missed, and a little less for a lower mean."""
+    means = slow_unit(slow_ties(rows, weights, "mean"))
+    out = {}
+    for i, row in rows.items():
+        missed = sum(floor - x for x, floor in zip(row, floors, strict=True) if x < floor)
+        out[i] = -missed - epsilon * (1 - means[i]) if missed else means[i]
+    return out
 
 
 def slow_unit(ties):
@@ -193,12 +225,13 @@ def slow_product(rows, weights, columns):
     return out
 
 
-@pytest.mark.parametrize("how", ["mean", "worst", "crowding"])
+@pytest.mark.parametrize("how", get_args(pareto.TieBreak))
 def test_group_rewards_equal_the_slow_ones(how):
     epsilon = 0.3
     for seed in SEEDS:
         scores, valid = draw(seed)
         weights = np.random.default_rng(seed).random(scores.shape[2]) + 0.1
+        floors = np.random.default_rng(seed).choice([-np.inf, 0.0, 0.2], scores.shape[2])
         ties = pareto.tie_values(scores, valid, weights, how)
         got = {
             "tie": ties,
@@ -206,6 +239,9 @@ def test_group_rewards_equal_the_slow_ones(how):
             "rank": pareto.rank_reward(scores, valid, ties, epsilon),
             "product": pareto.product_reward(scores, valid, weights),
             "sum": pareto.weighted_sum(scores, valid, weights),
+            "count": pareto.dominance_count(scores, valid),
+            "chebyshev": pareto.chebyshev_reward(scores, valid, weights, epsilon),
+            "constraint": pareto.constraint_reward(scores, valid, weights, floors, epsilon),
         }
         for g in range(len(scores)):
             rows = vectors(scores[g], valid[g])
@@ -216,12 +252,17 @@ def test_group_rewards_equal_the_slow_ones(how):
                 raw, ranks = slow_ties(rows, used, how), slow_ranks(rows)
                 unit, last = slow_unit(raw), max(max(ranks.values()), 1)
                 product = slow_product(rows, used, sum(applies))
+                chebyshev = slow_chebyshev(rows, used, epsilon)
+                constraint = slow_constraint(rows, used, floors[applies].tolist(), epsilon)
                 for i, row in rows.items():
                     wanted["tie"][i] = raw[i]
                     wanted["front"][i] = (ranks[i] == 0) + epsilon * unit[i]
                     wanted["rank"][i] = 1 - ranks[i] / last + epsilon * unit[i] / last
                     wanted["product"][i] = product[i]
                     wanted["sum"][i] = sum(w * x for w, x in zip(used, row, strict=True))
+                    wins = sum(beats(row, other) - beats(other, row) for other in rows.values())
+                    wanted["count"][i] = wins / max(1, len(rows) - 1)
+                    wanted["chebyshev"][i], wanted["constraint"][i] = chebyshev[i], constraint[i]
             for name, values in wanted.items():
                 np.testing.assert_allclose(got[name][g], values, atol=1e-12, err_msg=f"{name}, seed {seed}")
 

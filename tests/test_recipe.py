@@ -208,4 +208,5 @@ def test_a_misspelt_recipe_is_told_the_nearest_name():
 
 def test_every_key_of_the_design_is_there():
     sections = {"model", "suites", "verifiers", "repair", "selector", "rollout", "sft", "pfpo", "rounds", "evaluation"}
-    assert sections | {"output_dir", "warm_start", "objectives", "seed", "report_to"} == set(Recipe.model_fields)
+    ours = {"output_dir", "warm_start", "objectives", "seed", "report_to", "token_budget"}
+    assert sections | ours == set(Recipe.model_fields)

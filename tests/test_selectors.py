@@ -1,19 +1,23 @@
 """The built-in selectors: what they choose, what they reward, and that one objective keeps GRPO's order."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fate_trl import plugins, selectors
+from fate_trl import pareto, plugins, selectors
 from fate_trl.hookspecs import Choice
 from fate_trl.types import RecipeError
 
 FACTORIES = {component.name: component.factory for component in selectors.fate_trl_selectors()}
 NAMES = list(FACTORIES)
-PARETO = [(name, tie) for name in ("pareto-front", "pareto-rank") for tie in ("mean", "worst", "crowding")]
+TIES = get_args(pareto.TieBreak)
+PARETO = [(name, tie) for name in ("pareto-front", "pareto-rank") for tie in TIES]
 ALL = [FACTORIES[name](tie_break=tie) for name, tie in PARETO]
-ALL += [FACTORIES[name]() for name in ("product", "weighted-sum", "gdpo")]
+ALL += [FACTORIES[name]() for name in NAMES if not name.startswith("pareto-")]
+ALL += [FACTORIES["constraint"](floors={"o0": 0.5})]
 RNG = np.random.default_rng(0)
 
 
@@ -37,7 +41,8 @@ def dominates(a, b):
 
 
 def test_they_load_through_the_registry_with_checked_arguments():
-    assert NAMES == ["pareto-front", "pareto-rank", "product", "weighted-sum", "gdpo"]
+    others = ["product", "dominance-count", "chebyshev", "constraint", "weighted-sum", "gdpo"]
+    assert [*FACTORIES] == ["pareto-front", "pareto-rank", *others]
     for name in NAMES:
         signature = {"weights": {"utility": 2}}
         assert plugins.bind(FACTORIES[name], signature, name) == {"weights": {"utility": 2.0}}
@@ -46,13 +51,9 @@ def test_they_load_through_the_registry_with_checked_arguments():
 
 
 def test_aggregation_is_what_trl_calls_it():
-    assert {name: FACTORIES[name].aggregation for name in NAMES} == {
-        "pareto-front": None,
-        "pareto-rank": None,
-        "product": None,
-        "weighted-sum": "sum_then_normalize",
-        "gdpo": "normalize_then_sum",
-    }
+    trl = {"weighted-sum": "sum_then_normalize", "gdpo": "normalize_then_sum"}
+    for name in NAMES:
+        assert FACTORIES[name].aggregation == trl.get(name)
 
 
 @pytest.mark.parametrize("arguments", [{"epsilon": 0.6}, {"epsilon": -0.1}, {"tie_break": "luck"}])
@@ -123,7 +124,7 @@ def test_the_choice_is_on_the_front_and_the_best_there(selector):
         elif distinct == 1:
             assert choice == Choice(index=front[0], front=tuple(front), decided_by="front")
         else:
-            assert choice.decided_by in {"mean", "worst", "crowding", "product", "weighted-sum", "index"}
+            assert choice.decided_by in {*TIES, *NAMES, "index"}
 
 
 def test_tie_breaks_choose_by_their_name():
@@ -135,6 +136,32 @@ def test_tie_breaks_choose_by_their_name():
     assert choose(make(tie_break="crowding"), scores).decided_by == "index"  # the middle row's gaps are as wide
     assert choose(FACTORIES["product"](), scores) == Choice(1, (0, 1, 2), "product")
     assert choose(FACTORIES["gdpo"](weights={"o0": 2.0}), scores) == Choice(0, (0, 1, 2), "weighted-sum")
+
+
+def test_scaled_makes_a_narrow_objective_count_as_much_as_a_wide_one():
+    scores = [[0.9, 0.50], [0.1, 0.54], [0.6, 0.53]]  # the sum hears the first objective only
+    make = FACTORIES["pareto-front"]
+    assert choose(make(), scores) == Choice(0, (0, 1, 2), "mean")
+    assert choose(make(tie_break="scaled"), scores) == Choice(2, (0, 1, 2), "scaled")
+    assert choose(FACTORIES["chebyshev"](), scores) == Choice(2, (0, 1, 2), "chebyshev")
+
+
+def test_floors_come_first_and_the_mean_after_them():
+    scores = [[0.4, 1.0], [0.5, 0.2], [1.0, 0.1]]
+    floor = FACTORIES["constraint"](floors={"o0": 0.5})
+    assert choose(FACTORIES["constraint"](), scores) == Choice(0, (0, 1, 2), "constraint")
+    assert choose(floor, scores) == Choice(2, (0, 1, 2), "constraint")
+    low, kept, best = reward(floor, scores)
+    assert low < 0 <= kept < best
+    with pytest.raises(RecipeError, match="no objective 'speed' to bound"):
+        reward(FACTORIES["constraint"](floors={"speed": 1.0}), scores)
+    with pytest.raises(RecipeError, match="negative weight"):
+        reward(FACTORIES["constraint"](floors={"o0": 1.0}, weights={"o0": -1.0}), scores)
+
+
+def test_dominance_is_counted_both_ways():
+    scores = [[1.0, 1.0], [0.5, 0.5], [0.5, 0.6], [0.0, 0.9]]
+    assert reward(FACTORIES["dominance-count"](), scores).tolist() == pytest.approx([1.0, -2 / 3, 0.0, -1 / 3])
 
 
 def test_crowding_prefers_the_ends_and_then_the_lonely():

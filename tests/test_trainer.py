@@ -200,8 +200,12 @@ def test_log_keeps_trls_reward_and_names_the_column(tmp_path):
         "pareto/tie_break_share",
         "pareto/zero_signal_share",
         "pareto/all_front_unequal_share",
+        "tokens/prompt",
+        "tokens/sampled",
+        "tokens/trained",
     }
     assert set(mine) == set(other) | new
+    assert mine["tokens/prompt"] + mine["tokens/sampled"] == mine["tokens/trained"] == other["num_tokens"]
     for key in other:
         if key.startswith(("reward", "completions", "num_tokens")):
             assert mine[key] == pytest.approx(other[key], rel=1e-5), key

@@ -83,6 +83,9 @@ def test_hopeless_prompts_end_after_the_last_round(tmp_path):
     assert len(rewards.prompts) == 3
     assert prompts_of(trainer, out) == ["pay alice"] * 4 + ["pay bob"] * 4
     assert (out["advantages"] == 0).all()
+    drawn, kept = trainer.tokens, int(out["prompt_mask"].sum())
+    assert drawn["trained"] == kept + out["completion_mask"].sum(), "one generation is trained on"
+    assert drawn["prompt"] > 2 * kept, "three were paid for"
 
 
 def test_rows_move_with_all_their_tensors(tmp_path):

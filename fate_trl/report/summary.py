@@ -68,6 +68,13 @@ def summarise(run: Run) -> Json:
     }
 
 
+def _repair_facts(repair: Mapping[str, Any]) -> str:
+    if not repair:
+        return "none"
+    by = f"chosen by {repair['selector']['name']}" if repair.get("selector") else ""
+    return _listed(repair["strategy"]["name"], f"{repair['k']} candidates per failure, accept: {repair['accept']}", by)
+
+
 def _stages(run: Run) -> dict[int, dict[str, Json]]:
     return {number: found.stages for number, found in run.rounds.items()}
 
@@ -92,13 +99,10 @@ def _facts(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[t
     yield "Model", _listed(model.get("path"), endpoint, lora, bits)
     yield "Suites", _listed(*(_suite(ref["name"], manifest) for ref in recipe.get("suites") or []))
     yield "Verifiers", _listed(*(ref["name"] for ref in recipe.get("verifiers") or []))
-    if recipe.get("rounds") and repair:
+    if recipe.get("rounds"):
         yield "Rounds", str(recipe["rounds"])
-        yield (
-            "Repair",
-            f"{repair['strategy']['name']}, {repair['k']} candidates per failure, accept: {repair['accept']}",
-        )
-        yield "Selector", recipe["selector"]["name"]
+        yield "Repair", _repair_facts(repair)
+        yield "Selector", (recipe.get("selector") or {}).get("name", "")
     yield "Seed", str(manifest.get("seed", recipe.get("seed", "")))
     yield "Recipe", manifest.get("recipe_hash", "")
     cpus = f"{hardware['cpus']} CPU cores" if hardware.get("cpus") else ""
@@ -373,7 +377,7 @@ def _cost(run: Run) -> list[Json]:
                     "items": _items(record),
                     "prompt_tokens": record.get("prompt_tokens"),
                     "sampled_tokens": record.get("sampled_tokens"),
-                    "trained_tokens": _trained_tokens(record),
+                    "trained_tokens": record.get("trained_tokens"),
                     "seconds": record["seconds"],
                     "peak_memory_mb": record.get("peak_memory_mb"),
                     "peak_gpu_memory_mb": record.get("peak_gpu_memory_mb"),
@@ -391,12 +395,6 @@ def _items(record: Mapping[str, Any]) -> str:
     if "accepted" in record:
         found.append("accepted" if record["accepted"] else "rolled back")
     return ", ".join(found)
-
-
-def _trained_tokens(record: Mapping[str, Any]) -> int | None:
-    """Tokens that a training stage saw, prompts included, as its trainer counted them."""
-    counts = [entry["num_tokens"] for entry in record.get("log", []) if entry.get("num_tokens")]
-    return int(max(counts)) if counts else None
 
 
 # ------------------------------------------------------------------------------------------------ examples

@@ -1,0 +1,227 @@
+"""benchmarks/learning.py: recipes a key apart, budgets, pairing, resumption; with scripted learners, no torch."""
+
+import json
+
+import pytest
+
+from benchmarks import learning
+from benchmarks.learning import METHODS, REFERENCE, Job, Method, all_runs, recipe_of, summary
+from fate_trl import evaluate
+from fate_trl.evolution import assemble
+from fate_trl.ledger import RunDirectory
+from fate_trl.recipe import find_recipe, make_recipe, read_values
+from fate_trl.testing.scripted import ScriptedLearner
+
+VALUES = {
+    "suites": [{"name": "workbench", "args": {"train": 12, "validation": 6, "test": 6}}],
+    "rollout": {"chunk": 10},
+    "pfpo": {"max_steps": 1},
+    "rounds": 2,
+}
+
+
+class Counting(ScriptedLearner):
+    """Each training stage takes a fixed number of tokens."""
+
+    def sft(self, rows, seed, stage, scratch=None):
+        return {**super().sft(rows, seed, stage), "trained_tokens": 700}
+
+    def pfpo(self, requests, seed, scratch=None):
+        return {**super().pfpo(requests, seed), "trained_tokens": 300}
+
+
+class Inline:
+    """An executor that runs what it is given at once."""
+
+    def __init__(self, *_, **__): ...
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_): ...
+
+    def submit(self, work, *args):
+        future = learning.Future()
+        try:
+            future.set_result(work(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Runs of scripted learners in this process; returns the jobs that were run."""
+    ran = []
+
+    def build(recipe, directory):
+        return assemble(recipe, directory, lambda suites, *_: Counting(suites, gain=0.1))
+
+    def run(job):
+        ran.append(job)
+        return learning.run(job, build)
+
+    monkeypatch.setattr(learning, "ProcessPoolExecutor", Inline)
+    monkeypatch.setattr(evaluate, "_RESAMPLES", 50)
+    monkeypatch.setattr(evaluate, "rows", evaluate.rows)  # a run leaves them out, in a process of its own
+    monkeypatch.setattr(learning, "worker", run)
+    monkeypatch.setattr(learning, "source_hash", lambda: "fixed")
+    return ran
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_a_legal_recipe(name):
+    recipe = recipe_of(read_values(find_recipe("quickstart")), METHODS[name], 3, 1000)
+    assert recipe.seed == 3
+    assert (recipe.token_budget is None) == (METHODS[name].rounds is not None)
+
+
+def test_methods_are_a_key_or_two_from_the_recipe():
+    for name, method in METHODS.items():
+        assert len(method.changes) <= 4, name
+        assert len(method.tried) <= 4, name
+
+
+def test_the_recipes_own_value_may_be_named():
+    values = {**VALUES, "selector": {"name": "chebyshev"}}
+    recipe = recipe_of(values, METHODS["sum-reward"], 0, 1)
+    assert (recipe.selector.name, recipe.repair.selector.name) == ("weighted-sum", "chebyshev")
+    assert values["selector"] == {"name": "chebyshev"}, "the recipe's values are left as they are"
+
+
+def test_all_methods_get_the_references_tokens(scripted, tmp_path):
+    methods = {REFERENCE: METHODS[REFERENCE], "pfpo": METHODS["pfpo"], "rounds-4": METHODS["rounds-4"]}
+    results = {r["method"]: r for r in all_runs(VALUES, methods, [5], str(tmp_path), 1)}
+    full, alone, four = (results[name]["points"] for name in methods)
+    assert [p["tokens"] for p in full] == [0, 1000, 2000], "SFT and PFPO, twice"
+    assert [p["tokens"] for p in alone] == [0, 300, 600, 900, 1200, 1500, 1800, 2100], "7 rounds come closest"
+    assert len(four) == 5
+    assert full[-1]["values"]["all"]["resolved"] > full[0]["values"]["all"]["resolved"]
+    assert {"oracle", "refuse-all", "do-nothing"} <= set(results[REFERENCE]["scripted"])
+    assert results["pfpo"]["scripted"] == results[REFERENCE]["scripted"], "round 0 is evaluated once"
+
+
+def test_finished_runs_are_kept_and_an_interrupted_one_goes_on(scripted, tmp_path, monkeypatch):
+    methods = {REFERENCE: METHODS[REFERENCE], "no-anchors": METHODS["no-anchors"]}
+    first = all_runs(VALUES, methods, [0, 1], str(tmp_path), 1)
+    assert len(scripted) == 4
+    again = all_runs(VALUES, methods, [0, 1], str(tmp_path), 1)
+    assert all(result in first for result in again)
+    assert len(scripted) == 4
+    assert not list(tmp_path.glob("*/run")), "records are removed"
+    all_runs({**VALUES, "rounds": 1}, methods, [0], str(tmp_path), 1)
+    assert len(scripted) == 6, "another recipe is another run"
+    monkeypatch.setattr(learning, "source_hash", lambda: "edited")
+    all_runs(VALUES, {REFERENCE: METHODS[REFERENCE]}, [0], str(tmp_path), 1)
+    assert len(scripted) == 7, "so is other source"
+
+
+def test_a_run_that_was_killed_goes_on_where_it_was(scripted, tmp_path):
+    recipe = recipe_of(VALUES, METHODS[REFERENCE], 0, None).model_dump(mode="json")
+    whole, part = Job("fate", 0, recipe, str(tmp_path / "a")), Job("fate", 0, recipe, str(tmp_path / "b"))
+    expected = learning.worker(whole)
+
+    class Dies(Counting):
+        def pfpo(self, requests, seed, scratch=None):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learning.run(part, lambda recipe, run: assemble(recipe, run, lambda suites, *_: Dies(suites, gain=0.1)))
+    assert part.result is None
+    done = RunDirectory(part.folder / "run").read("rounds/01/stages.jsonl")
+    assert [record["stage"] for record in done] == ["collect", "repair", "buffer", "sft"]
+    resumed = learning.worker(part)
+    strip = lambda points: [{k: v for k, v in p.items() if k != "seconds"} for p in points]  # noqa: E731
+    assert strip(resumed["points"]) == strip(expected["points"])
+
+
+def test_a_method_that_fails_takes_no_other_with_it(scripted, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        learning, "worker", lambda job: 1 / 0 if job.method == "k-1" else learning.run(job, build_scripted)
+    )
+    methods = {name: METHODS[name] for name in (REFERENCE, "k-1", "k-2")}
+    results = all_runs(VALUES, methods, [0], str(tmp_path), 1)
+    assert [r["method"] for r in results] == [REFERENCE, "k-2"]
+    assert "k-1, seed 0: division by zero" in capsys.readouterr().err
+
+
+def build_scripted(recipe, directory):
+    return assemble(recipe, directory, lambda suites, *_: Counting(suites))
+
+
+# ------------------------------------------------------------------------------------------------ what is measured
+
+
+def test_values_are_those_of_evaluate(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "_RESAMPLES", 50)
+    evolution = build_scripted(make_recipe({**VALUES, "rounds": 0}), RunDirectory(tmp_path))
+    rows = {row["kind"]: row["metrics"] for row in evolution() if (row["suite"], row["policy"]) == ("all", "obey")}
+    cases = evolution.run.cases("rounds/00/rollouts.jsonl", "eval-test-obey")
+    found = learning.measured(cases)
+    tags = {tag for trajectory, _ in cases for tag in trajectory.task.tags}
+    assert set(found) == {"all", "benign", "attacked", "harmful", *tags}
+    for kind in ("all", "benign", "attacked", "harmful"):
+        for name, value in found[kind].items():
+            assert value == pytest.approx(rows[kind][name]["value"]), (kind, name)
+
+
+def result(method, seed, *resolved, tokens=100):
+    points = [
+        {
+            "round": round,
+            "accepted": True,
+            "tokens": round * tokens,
+            "seconds": round,
+            "values": {"all": {"resolved": value, "objective_product": value / 2}},
+        }
+        for round, value in enumerate(resolved)
+    ]
+    concerns = [{"rule": "inert"}]
+    return {"method": method, "seed": seed, "points": points, "scripted": {}, "concerns": concerns, "wall": 1}
+
+
+RESULTS = [
+    *(result(REFERENCE, seed, 0.2, 0.5 + seed / 10, 0.6 + seed / 10) for seed in (0, 1, 2)),
+    *(result("pfpo", seed, 0.2, 0.3 + seed / 10, 0.5 + seed / 10, tokens=120) for seed in (0, 1)),
+]
+
+
+def test_differences_are_paired_on_shared_seeds():
+    told = summary(RESULTS, {name: METHODS[name] for name in (REFERENCE, "pfpo", "gdpo")})
+    assert list(told["methods"]) == [REFERENCE, "pfpo"], "what was not run is not told of"
+    gained = told["methods"]["pfpo"]["difference"]["all"]["resolved"]
+    assert gained["n"] == 2
+    assert [gained[end] for end in ("low", "mean", "high")] == pytest.approx([0.1] * 3), "seeds differ, pairs do not"
+    own = told["methods"][REFERENCE]["metrics"]["all"]["resolved"]
+    # Student's: mean .7, standard deviation .1 over 3 seeds, t = 4.3027.
+    assert (own["mean"], own["high"]) == pytest.approx((0.7, 0.7 + 4.30265 * 0.1 / 3**0.5), rel=1e-5)
+    assert told["methods"]["pfpo"]["concerns"] == {"inert": 2}
+
+
+def test_how_soon_the_reference_reaches_a_methods_best():
+    told = summary(RESULTS, {name: METHODS[name] for name in (REFERENCE, "pfpo")})
+    assert told["methods"]["pfpo"]["half_way"] == pytest.approx({"best": 0.55, "tokens": 240, "share": 100 / 240})
+
+
+def test_the_page_says_what_the_data_say():
+    told = summary(RESULTS, {name: METHODS[name] for name in (REFERENCE, "pfpo")})
+    about = {"command": "c", "hardware": "2 cores", "seeds": "0", "recipe": "r", "source": "s"}
+    text = learning.page(json.loads(json.dumps(told)), about)
+    assert "| `pfpo` | PFPO only | 2 | 0 | 2 | 55.0 [" in text
+    assert "| `pfpo` | +10.0 [10.0, 10.0] | +5.0 [5.0, 5.0] | – | – | 0.42 |" in text
+
+
+def test_settings_are_tried_as_methods_of_their_own():
+    tried = learning.variants({"x": Method("x", {"rounds": 1}, tried=({"pfpo.learning_rate": 1e-4}, {"sft": None}))})
+    assert list(tried)[1:] == ["x learning_rate=0.0001", "x sft=None"]
+    assert tried["x sft=None"].tuned == {"sft": None}
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("0-3,7", [0, 1, 2, 3, 7]), ("5", [5])])
+def test_seeds(text, seeds):
+    assert learning.numbers(text) == seeds
+
+
+def test_an_unknown_method_is_told_with_those_that_there_are():
+    with pytest.raises(SystemExit, match=r"no method 'ppo'. Groups: headline, .* Methods: fate, "):
+        learning.chosen(["ppo"])
