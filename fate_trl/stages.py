@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training, set_peft_model_state_dict
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import (
@@ -34,9 +34,8 @@ from transformers import (
     set_seed,
 )
 from trl import SFTConfig, SFTTrainer
-from trl.chat_template_utils import add_response_schema, supports_tool_calling
 
-from . import smollm2
+from . import smollm2, templates
 from .environments import environment_factories
 from .evolution import Evolution, Reporter, Silent, assemble, peak_memory
 from .hookspecs import Suite
@@ -44,7 +43,7 @@ from .ledger import RunDirectory, flush
 from .recipe import EMBEDDED, SMOLLM2, Model, Recipe
 from .stop import Stop
 from .trainer import PFPOConfig, PFPOTrainer, request_dataset
-from .types import BufferRow, FateError, LedgerError, Message, RecipeError, RolloutRequest, Task, Trajectory
+from .types import BufferRow, FateError, LedgerError, RecipeError, RolloutRequest, Task, Trajectory
 from .workbench import POLICIES
 
 logger = logging.getLogger(__name__)
@@ -97,15 +96,14 @@ def load_model(model: Model) -> tuple[Any, Any]:
         RecipeError: The chat template cannot render tool calls, or a package is missing.
     """
     folder = model_folder(model)
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, revision=model.revision)
-    if not supports_tool_calling(tokenizer):
-        raise RecipeError(f"model.path: the chat template of {folder} does not render tool calls; use another model.")
-    if getattr(tokenizer, "response_template", None) is None and getattr(tokenizer, "response_schema", None) is None:
-        tokenizer = add_response_schema(tokenizer)
+    tokenizer: Any = templates.prepare(AutoTokenizer.from_pretrained(folder, revision=model.revision), model)
     quantization = None
     if model.load_in_4bit:
         quantization = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
         )
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder, revision=model.revision, dtype=getattr(torch, model.dtype), quantization_config=quantization
@@ -113,8 +111,8 @@ def load_model(model: Model) -> tuple[Any, Any]:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if model.lora is not None:
-        if model.load_in_4bit:
-            loaded = prepare_model_for_kbit_training(loaded)
+        # Not peft's prepare_model_for_kbit_training: its copy of embeddings and head in float32 is 5 GB of an 8B model,
+        # and what else it does TRL does too.
         loaded = get_peft_model(loaded, LoraConfig(task_type="CAUSAL_LM", **model.lora.model_dump()))
     if model.adapter is not None:
         set_peft_model_state_dict(loaded, load_file(Path(model.adapter) / ADAPTER))
@@ -134,8 +132,10 @@ def merge_adapter(model: Model, adapter: Path, target: str) -> None:
 # ------------------------------------------------------------------------------------------------ rows to tokens
 
 
-def tokens_of(row: BufferRow, tokenizer: Any, tools: Sequence[Any]) -> dict[str, list[int]]:
+def tokens_of(row: BufferRow, tokenizer: Any, tools: Sequence[Any], **kwargs: Any) -> dict[str, list[int]]:
     """A buffer row as `input_ids` and `labels`, −100 where there is no loss. Sampled tokens are taken as they are.
+
+    Keyword arguments go to the chat template.
 
     Messages are rendered one more at a time, so each one's tokens are what the template adds for it; that needs a
     prefix-preserving template, and raises FateError where it is not.
@@ -150,7 +150,7 @@ def tokens_of(row: BufferRow, tokenizer: Any, tools: Sequence[Any]) -> dict[str,
         following = end < len(row.messages) and row.messages[end]["role"] == "assistant"
         if not speaks and not following:
             continue  # one of several tool results in a row: rendered with the last of them
-        full = _render(tokenizer, row.messages[:end], tools, add_generation_prompt=not speaks)
+        full = templates.render(tokenizer, row.messages[:end], tools, add_generation_prompt=not speaks, **kwargs)
         if full[: len(ids)] != ids:
             raise FateError("the chat template is not prefix-preserving: a longer conversation renders differently")
         new = full[len(ids) :]
@@ -160,18 +160,6 @@ def tokens_of(row: BufferRow, tokenizer: Any, tools: Sequence[Any]) -> dict[str,
         ids += new[:stop]
         labels += new[:stop] if speaks else [-100] * stop
     return {"input_ids": ids, "labels": labels}
-
-
-def _render(
-    tokenizer: Any, messages: Sequence[Message], tools: Sequence[Any], add_generation_prompt: bool
-) -> list[int]:
-    return tokenizer.apply_chat_template(
-        list(messages),
-        tools=list(tools) or None,
-        add_generation_prompt=add_generation_prompt,
-        tokenize=True,
-        return_dict=False,
-    )
 
 
 # ------------------------------------------------------------------------------------------------ checkpoints
@@ -375,6 +363,7 @@ class TrlLearner:
                 "max_tool_calling_iterations": rollout.max_tool_calling_iterations,
                 "verifier_seconds": rollout.verifier_seconds,
                 "max_error_rate": self.recipe.evaluation.max_error_rate,
+                **rollout.trl,
                 **settings,
             }
         )
@@ -422,7 +411,8 @@ class TrlLearner:
         self._fresh()
         settings = self.recipe.warm_start if stage == "warm_start" else self.recipe.sft
         assert settings is not None
-        examples = [tokens_of(row, self.tokenizer, self._tools(row)) for row in rows]
+        template = self.recipe.rollout.trl.get("chat_template_kwargs") or {}
+        examples = [tokens_of(row, self.tokenizer, self._tools(row), **template) for row in rows]
         trainer = SFTTrainer(
             model=self.model,
             args=SFTConfig(**{**self._common(seed), "max_length": None, **settings.trl, **_output(scratch)}),

@@ -33,9 +33,9 @@ LEVELS = (
     {"interchange"},
     {"evolution"},
     {"trainer", "endpoint", "fsck", "trackers"},
-    {"smollm2"},
+    {"smollm2", "templates", "memory"},
     {"stages"},
-    {"report", "card"},
+    {"report", "card", "check"},
     {"cli"},
 )
 """Rooms by level, the lowest first; a folder is one room."""
@@ -43,6 +43,12 @@ LEVELS = (
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors", "tokenizers", "gguf", "vllm"}
 HEAVY_ON_TOP = {"trainer", "stages"}
 HEAVY_IN_FUNCTIONS = {
+    ("check", "torch"),  # the GPU that is here
+    ("check", "transformers"),  # configuration and tokenizer
+    ("memory", "peft"),  # the model's modules are played, on tensors without content
+    ("memory", "torch"),
+    ("memory", "transformers"),
+    ("templates", "trl"),  # its response templates, and what its tool loop asks of a chat template
     ("cli/run", "torch"),  # the manifest states threads and GPUs
     ("cli/run", "transformers"),  # its bars and notes are kept off the screen
     ("endpoint", "transformers"),  # its reader of docstrings, which needs no torch

@@ -161,7 +161,23 @@ RECIPES = {
     ),
     "4 bits with vLLM": (
         {**GOOD, "model": {"load_in_4bit": True, "lora": {}}, "pfpo": {"use_vllm": True}},
-        ["model.load_in_4bit cannot go with pfpo.use_vllm", "Leave use_vllm out, or set load_in_4bit: false"],
+        ["model.load_in_4bit cannot go with use_vllm", "use_transformers_continuous_batching", "load_in_4bit: false"],
+    ),
+    "4 bits with vLLM for all rollouts": (
+        {**GOOD, "model": {"load_in_4bit": True, "lora": {}}, "rollout": {"use_vllm": True}},
+        ["model.load_in_4bit cannot go with use_vllm"],
+    ),
+    "a key of TRL's that does not say how is generated": (
+        {**GOOD, "rollout": {"learning_rate": 1e-5}},
+        ["unknown recipe key 'rollout.learning_rate'", "the keys of TRL's grpo_config that say how is generated"],
+    ),
+    "a chat template that is nowhere": (
+        {**GOOD, "model": {"chat_template": "qwen3_instuct_2507"}},
+        ["no file 'qwen3_instuct_2507', and TRL ships none of that name; did you mean 'qwen3_instruct_2507'?"],
+    ),
+    "a tool parser that there is not": (
+        {**GOOD, "model": {"tool_parser": "mistral"}},
+        ["model.tool_parser", "'qwen3', 'hermes'"],
     ),
     "4 bits without LoRA": ({**GOOD, "model": {"load_in_4bit": True}}, ["model.load_in_4bit needs model.lora"]),
     "a model path that is not there": (
@@ -174,7 +190,7 @@ RECIPES = {
     ),
     "a chat template without tools": (
         {**GOOD, "model": {"path": "models/plain"}},
-        ["the chat template in models/plain does not render tool calls", "trl.chat_template_utils has several"],
+        ["the chat template in models/plain does not render tool calls", "by model.chat_template; TRL ships some"],
     ),
     "a chat template without tools in the tokenizer's file": (
         {**GOOD, "model": {"path": "models/config"}},

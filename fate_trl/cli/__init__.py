@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from ..types import FateError
 from .card import save_model, write_card
+from .check import check_recipe
 from .compare import compare_runs
 from .console import err, visible
 from .eval import evaluate_model
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.command("run")(run_recipe)
 app.command("eval")(evaluate_model)
+app.command("check")(check_recipe)
 app.command("report")(report_run)
 app.command("compare")(compare_runs)
 app.command("view")(view_run)

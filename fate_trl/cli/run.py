@@ -94,7 +94,7 @@ def _terminate(number: int, frame: Any) -> None:
 
 def go(asked: Recipe, directory: RunDirectory, quiet: bool, as_json: bool) -> None:
     """Load what the recipe names, run it, and show what came out."""
-    _quiet()
+    quiet_libraries()
     if asked.model.endpoint is not None:
         from ..endpoint import build  # no torch: the model runs elsewhere
     else:
@@ -127,7 +127,7 @@ def _tracked(asked: Recipe, directory: RunDirectory, shown: Reporter) -> Iterato
         yield reporter
 
 
-def _quiet() -> None:
+def quiet_libraries() -> None:
     """Keep other libraries' bars and notes about their next versions off our screen; they are not for our users."""
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
