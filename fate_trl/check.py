@@ -183,7 +183,7 @@ def _template(subject: Subject) -> Finding:
 
 def _parsing(subject: Subject) -> Finding:
     """Calls of the suites' own scripts, one for each tool and set of arguments, rendered and read back."""
-    calls = {}
+    calls: dict[Any, tuple[Task, dict[str, Any]]] = {}
     for task in subject.sample("train") or subject.sample("test"):
         script = script_for(subject.suites[task.suite], task, "oracle")
         for call in script.calls if script else ():

@@ -29,7 +29,7 @@ def check_recipe(
     as_json: AsJson = False,
 ) -> None:
     """Say what a recipe will run into; exit status 1 if any check finds an error, 0 if none does."""
-    found = []
+    found: list[check.Finding] = []
     try:
         asked = load_recipe(recipe, sets)
         quiet_libraries()
