@@ -1,13 +1,14 @@
 """Claim: on a round without faults at most 3 % of the time goes into the ledger, the isolation and the checks.
 
-A round of the quickstart, shrunk, with the embedded policy on one CPU thread. The policy is tiny, so the share is
-larger here than with any model of use.
+A round of the quickstart with the embedded policy on one CPU thread: a quarter of its tasks, evaluation and steps, in
+its chunks. The policy is tiny, so the share is larger here than with any model of use.
 
-- *ledger*, *isolation*: time inside the run directory's methods, flushing to the disk included, and in calls through
-  bounded threads and copies handed to other people's code, less what that code itself takes; share of the round.
+- *ledger*: the run directory's methods, flushing to the disk included. *isolation and checks*: calls through bounded
+  threads, copies handed to other people's code, and checks of arguments, outcomes, scores and the error budget, less
+  what that code itself takes. Both as shares of the round, in CPU time, and in wall-clock time, which other work on
+  the machine disturbs: a thread that waits for another lets it in.
 - *ratio*: the round's time over that of the same round with flushing, threads and copies taken out. The two take turns,
-  from the same policy and seeds, and end with the same records. Median of the pairs' ratios with a bootstrap
-  interval, in CPU time, which other work on the machine disturbs less, and in wall-clock time.
+  from the same policy and seeds, and end with the same records. Median of the pairs' ratios with a bootstrap interval.
 
     python benchmarks/round_overhead.py --pairs 5 --out docs/results/round_overhead
 """
@@ -29,40 +30,66 @@ from unittest.mock import patch
 
 import numpy as np
 
-from fate_trl import bounded, environments, ledger, stages
+from fate_trl import bounded, environments, evaluate, ledger, stages, verifiers
 from fate_trl.evolution import Evolution
 from fate_trl.ledger import RunDirectory
 from fate_trl.recipe import load_recipe
 
-ROUND = [
-    "rounds=1",
-    "rollout.tasks=48",
-    "rollout.chunk=24",
-    "evaluation.tasks=24",
-    "evaluation.validation=24",
-    "sft.max_steps=10",
-    "pfpo.max_steps=3",
-]
+ROUND = ["rounds=1", "rollout.tasks=60", "evaluation.tasks=150", "evaluation.validation=25", "pfpo.max_steps=2"]
 LEDGER = ("append", "read", "write_text", "chunks")
+ISOLATION = {
+    environments: ("copied", "nested", "_check", "_check_outcome"),
+    verifiers: ("copied", "_all_of"),
+    evaluate: ("check_errors",),
+}
 
 
 class Stopwatch:
-    """Seconds by part; what runs inside a measured call counts once, with the outermost."""
+    """[CPU, wall-clock] seconds by part; what runs inside a measured call counts once, with the outermost.
+
+    To ask for the CPU time takes longer than some of what is measured: what `own` finds it to take is left out.
+    """
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds = {"ledger": [0.0, 0.0], "isolation": [0.0, 0.0]}
+        self.calls = {"around": Counter[str](), "less_inner": Counter[str]()}
         self._inside = False
+
+    def add(self, part: str, cpu: float, wall: float) -> None:
+        self.seconds[part][0] += cpu
+        self.seconds[part][1] += wall
+
+    def net(self, own: dict[str, np.ndarray]) -> np.ndarray:
+        """(ledger and isolation, CPU and wall clock) in seconds."""
+        return np.array(
+            [
+                np.array(gross) - sum(own[kind] * self.calls[kind][part] for kind in own)
+                for part, gross in self.seconds.items()
+            ]
+        )
+
+    @classmethod
+    def own(cls, calls: int = 5_000) -> dict[str, np.ndarray]:
+        """What measuring itself takes, per call of a function that does nothing."""
+        watch = cls()
+        around, less_inner = watch.around("ledger", lambda: None), watch.less_inner("isolation", lambda _, f, s: f())
+        for _ in range(calls):
+            around()
+            less_inner(None, lambda: None, 1.0)
+        return {kind: np.array(watch.seconds[part]) / calls for kind, part in zip(watch.calls, watch.seconds)}
 
     def around(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def measured(*arguments: Any, **settings: Any) -> Any:
             if self._inside:
                 return function(*arguments, **settings)
-            start, self._inside = perf_counter(), True
+            self._inside = True
+            self.calls["around"][part] += 1
+            cpu, wall = process_time(), perf_counter()
             try:
                 return function(*arguments, **settings)
             finally:
+                self.add(part, process_time() - cpu, perf_counter() - wall)
                 self._inside = False
-                self.seconds[part] += perf_counter() - start
 
         return measured
 
@@ -70,20 +97,19 @@ class Stopwatch:
         """`call(self, function, seconds)` without what `function` takes."""
 
         def measured(thread: Any, function: Callable[[], Any], seconds: float) -> Any:
-            inner = [0.0]
-
             def timed() -> Any:
-                start = perf_counter()
+                cpu, wall = process_time(), perf_counter()
                 try:
                     return function()
                 finally:
-                    inner[0] = perf_counter() - start
+                    self.add(part, cpu - process_time(), wall - perf_counter())
 
-            start = perf_counter()
+            self.calls["less_inner"][part] += 1
+            cpu, wall = process_time(), perf_counter()
             try:
                 return call(thread, timed, seconds)
             finally:
-                self.seconds[part] += perf_counter() - start - inner[0]
+                self.add(part, process_time() - cpu, perf_counter() - wall)
 
         return measured
 
@@ -91,11 +117,12 @@ class Stopwatch:
 @contextmanager
 def watched(watch: Stopwatch) -> Iterator[None]:
     with ExitStack() as stack:
-        for name in LEDGER:
-            stack.enter_context(patch.object(RunDirectory, name, watch.around("ledger", getattr(RunDirectory, name))))
-        stack.enter_context(patch.object(ledger, "flush", watch.around("ledger", ledger.flush)))
+        rooms = {RunDirectory: ("ledger", LEDGER), ledger: ("ledger", ("flush",))}
+        rooms |= {room: ("isolation", names) for room, names in ISOLATION.items()}
+        for room, (part, names) in rooms.items():
+            for name in names:
+                stack.enter_context(patch.object(room, name, watch.around(part, getattr(room, name))))
         stack.enter_context(patch.object(bounded.Thread, "call", watch.less_inner("isolation", bounded.Thread.call)))
-        stack.enter_context(patch.object(environments, "copied", watch.around("isolation", environments.copied)))
         yield
 
 
@@ -110,18 +137,15 @@ def bare() -> Iterator[None]:
         yield
 
 
-def one_round(evolution: Evolution, start: str, folder: Path) -> tuple[float, float, bytes]:
-    """(CPU seconds, wall-clock seconds, records) of the round, from the policy in `start`."""
+def one_round(evolution: Evolution, start: str, folder: Path) -> tuple[np.ndarray, bytes]:
+    """(CPU and wall-clock seconds, records) of the round, from the policy in `start`."""
     evolution.learner.load(start)
     evolution.run = RunDirectory(folder)
     cpu, wall = process_time(), perf_counter()
     evolution._round(1, 0)
-    cpu, wall = process_time() - cpu, perf_counter() - wall
-    return (
-        cpu,
-        wall,
-        b"".join((folder / f"rounds/01/{n}.jsonl").read_bytes() for n in ("rollouts", "repairs", "buffer")),
-    )
+    seconds_C = np.array([process_time() - cpu, perf_counter() - wall])
+    files = (folder / f"rounds/01/{name}.jsonl" for name in ("rollouts", "repairs", "buffer"))
+    return seconds_C, b"".join(file.read_bytes() for file in files)
 
 
 def measure(pairs: int) -> dict[str, Any]:
@@ -138,16 +162,19 @@ def measure(pairs: int) -> dict[str, Any]:
                     with watched(watch) if arm == "guarded" else bare():
                         rounds[arm] = one_round(evolution, str(root / "start"), root / f"{arm}-{number}")
                     if arm == "guarded":
-                        share = {part: seconds / rounds[arm][1] for part, seconds in watch.seconds.items()}
-                assert rounds["guarded"][2] == rounds["bare"][2], "both arms do the same"
+                        share_Q_C = watch.net(Stopwatch.own()) / rounds[arm][0]
+                assert rounds["guarded"][1] == rounds["bare"][1], "both arms do the same"
                 if number:  # the first pair warms up
-                    times.append([rounds[arm][:2] for arm in ("guarded", "bare")])
-                    shares.append([share["ledger"], share["isolation"]])
-    seconds_P_A_C = np.array(times)
+                    times.append([rounds[arm][0] for arm in ("guarded", "bare")])
+                    shares.append([*share_Q_C, share_Q_C.sum(axis=0)])
+    seconds_P_A_C, share_Q_C = np.array(times), np.median(shares, axis=0)
+    parts = ("ledger", "isolation", "together")
     return {
         "pairs": len(times),
+        "records": rounds["guarded"][1].count(b"\n"),
         "round_seconds_cpu": float(np.median(seconds_P_A_C[:, 0, 0])),
-        "share_of_wall_clock": dict(zip(("ledger", "isolation"), np.median(shares, axis=0).tolist(), strict=True)),
+        "share_cpu": dict(zip(parts, share_Q_C[:, 0].tolist(), strict=True)),
+        "share_wall": dict(zip(parts, share_Q_C[:, 1].tolist(), strict=True)),
         "ratio_cpu": ratio(seconds_P_A_C[:, :, 0]),
         "ratio_wall": ratio(seconds_P_A_C[:, :, 1]),
     }
@@ -162,16 +189,17 @@ def ratio(seconds_P_A: np.ndarray) -> dict[str, float]:
 
 
 def show(row: dict[str, Any]) -> str:
-    share = row["share_of_wall_clock"]
-    cells = [
-        row["pairs"],
-        f"{row['round_seconds_cpu']:.1f}",
-        *(f"{100 * share[p]:.2f}" for p in ("ledger", "isolation")),
+    seconds, records = row["round_seconds_cpu"], row["records"]
+    lines = [
+        f"{row['pairs']} pairs of rounds, each of {seconds:.1f} s of CPU time and {records} records.\n",
+        "| time | ledger, % | isolation and checks, % | together, % | ratio |",
+        "|---|---:|---:|---:|---:|",
     ]
-    cells.append(f"{100 * sum(share.values()):.2f}")
-    cells += [f"{r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" for r in (row["ratio_cpu"], row["ratio_wall"])]
-    heads = "| pairs | round, CPU s | ledger, % | isolation, % | together, % | ratio, CPU | ratio, wall clock |"
-    return f"{heads}\n|{'---:|' * 7}\n| {' | '.join(map(str, cells))} |"
+    for clock, name in (("cpu", "CPU"), ("wall", "wall clock")):
+        shares = " | ".join(f"{100 * value:.2f}" for value in row[f"share_{clock}"].values())
+        found = row[f"ratio_{clock}"]
+        lines.append(f"| {name} | {shares} | {found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}] |")
+    return "\n".join(lines)
 
 
 def main() -> None:

@@ -49,38 +49,52 @@ class Died(Exception):
 
 
 class Thread:
-    """A thread that runs functions in turn, started when it is first needed and replaced after a time-out.
+    """A thread that runs functions in turn: an idle one or a new one, kept until it is closed, left behind if it hangs.
 
-    One thread per episode, not one per call: what a tool opens on it (a data base, an event loop) stays usable, and a
-    call costs a fifth. Code that calls `sys.exit` ends its own call, not the run.
+    All calls of an episode run on one thread, so what a tool opens on it (a data base, an event loop) stays usable.
+    Then it serves another episode, since to start one costs more than ten calls. Code that calls `sys.exit` ends its
+    own call, not the run.
     """
 
-    def __init__(self, name: str):
-        self._name = name
-        self._inbox: queue.SimpleQueue[Any] | None = None
+    _inbox: queue.SimpleQueue[Any] | None = None
 
     def call(self, function: Callable[[], Any], seconds: float) -> Any:
         """What `function` returns or raises. Raises TimedOut after `seconds`; what comes later goes nowhere."""
-        if self._inbox is None:
-            self._inbox = queue.SimpleQueue()
-            threading.Thread(target=_serve, args=(self._inbox,), daemon=True, name=self._name).start()
-            weakref.finalize(self, self._inbox.put, None)
+        inbox, self._inbox = self._inbox or _idle_thread(), None
         answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._inbox.put((function, answer))
+        inbox.put((function, answer))
         try:
             value, error = answer.get(timeout=seconds)
-        except queue.Empty:
-            self.close()
-            raise TimedOut from None
+        except BaseException as stopped:  # Ctrl-C as well: nobody else may wait behind what hangs
+            inbox.put(None)
+            if isinstance(stopped, queue.Empty):
+                raise TimedOut from None
+            raise
+        self._inbox = inbox
         if error is not None:
             raise error
         return value
 
     def close(self) -> None:
-        """Let the thread end, as soon as what it does is done."""
+        """Let others have the thread."""
         if self._inbox is not None:
-            self._inbox.put(None)
+            _idle.append(self._inbox)
             self._inbox = None
+
+    __del__ = close
+
+
+_idle: list[queue.SimpleQueue[Any]] = []
+os.register_at_fork(after_in_child=_idle.clear)  # threads do not live on in a child
+
+
+def _idle_thread() -> queue.SimpleQueue[Any]:
+    """Inbox of a thread that nobody uses."""
+    with contextlib.suppress(IndexError):
+        return _idle.pop()
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_serve, args=(inbox,), daemon=True, name="fate-trl-bounded").start()
+    return inbox
 
 
 def _serve(inbox: queue.SimpleQueue[Any]) -> None:
@@ -112,7 +126,7 @@ class Process:
         self._start_seconds = start_seconds
         self._folder = os.getcwd()
         self._running: subprocess.Popen[bytes] | None = None
-        self._reader = Thread("fate-trl-process")
+        self._reader = Thread()
 
     def ask(self, question: Any, seconds: float) -> Any:
         """The answer. Raises TimedOut after `seconds`, or Died; then the next question starts a new process."""

@@ -9,6 +9,7 @@ copied out of the recorder before that.
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NoReturn
 
@@ -59,7 +60,7 @@ class Recorder:
         self.cause: Cause | Literal[""] = ""
         self._prototypes: dict[str, Callable[..., Any]] = {}
         self._episode: Episode | None = None
-        self._thread = Thread("fate-trl-episode")
+        self._thread = Thread()
         for trial in range(OPENINGS):
             try:
                 self._open(suite)
@@ -111,7 +112,7 @@ class Recorder:
             raise ToolError("the environment is closed")
         if nested(arguments):
             self.refuse(name, f"the arguments are nested deeper than {DEPTH} levels")
-        episode, given = self._episode, copied(dict(arguments))
+        episode, given = self._episode, dict(arguments)
         try:
             _check(self._prototypes, name, given)
         except ToolError as error:
@@ -223,7 +224,7 @@ def _check_outcome(outcome: Any) -> None:
         value = getattr(outcome, name)
         if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= 1):
             raise ValueError(f"it returned {name}={value!r}, which is no number in [0, 1]")
-    dumps(outcome)  # what is no JSON could not be recorded
+    json.dumps(vars(outcome))  # what is no JSON could not be recorded
 
 
 # ------------------------------------------------------------------------------------------------ TRL's side

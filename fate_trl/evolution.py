@@ -605,12 +605,12 @@ class Evolution:
         ]
         return repairs or requests if prompts == "repair" else requests + repairs
 
-    def _evaluate(self, round: int, split: str, policy: str = "") -> list[Case]:
+    def _evaluate(self, round: int, split: str, policy: str = "") -> None:
         """Roll the learner (or, for `policy`, the learner as it is under that name) out on held-out tasks."""
         settings = self.recipe.evaluation
         count = settings.tasks if split == "test" else settings.validation
         if count == 0 or (split == "validation" and not self.tasks(split)):
-            return []
+            return
         stage = f"eval-{split}" + (f"-{policy}" if policy else "")
         requests = [RolloutRequest(task, task.messages, stage) for task in self._sample(split, count)]
 
@@ -619,7 +619,6 @@ class Evolution:
             return {"trajectories": len(cases), **errors(cases), **tokens(cases)}
 
         self._stage(round, stage, len(requests), work)
-        return self._recorded(round, "rollouts", stage)
 
     def _baselines(self) -> None:
         """The scripted policies on the test tasks: what the numbers are to be seen against."""

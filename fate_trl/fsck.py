@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .evolution import cases_of
-from .ledger import RunDirectory, of_chunk, parsed
+from .ledger import RunDirectory, case_of, chunk_of, parsed
 from .recipe import read_values, validated
 from .types import LedgerError, RecipeError
 
@@ -125,7 +125,8 @@ def _chunks(run: RunDirectory, file: Path, done: dict[str, dict[str, Any]]) -> I
         try:
             if isinstance(record, ValueError):
                 raise record
-            key, of, _ = of_chunk(record)
+            key, of = chunk_of(record)
+            case_of(record)
             chunks.setdefault(key, []).append(number)
             sizes[key] = of
         except ValueError:

@@ -130,15 +130,15 @@ class RunDirectory:
 
     def chunks(self, name: str, stage: str) -> dict[int, list[Case]]:
         """Committed chunks of a stage by number. A last chunk that is not whole is cut off the file."""
-        groups: dict[tuple[str, int], list[Case]] = {}
+        groups: dict[tuple[str, int], list[Any]] = {}
         wanted: dict[tuple[str, int], int] = {}
         first: dict[tuple[str, int], int] = {}
         for number, record in enumerate(self.read(name), 1):
             try:
-                key, of, case = of_chunk(record)
+                key, of = chunk_of(record)
+                groups.setdefault(key, []).append(case_of(record) if key[0] == stage else None)
             except ValueError as error:
                 raise self.damaged(f"{name}, line {number}", str(error)) from None
-            groups.setdefault(key, []).append(case)
             wanted[key] = of
             first.setdefault(key, number)
         for key in [key for key in groups if len(groups[key]) != wanted[key]]:
@@ -215,11 +215,20 @@ def parsed(line: bytes) -> dict[str, Any]:
     return record
 
 
-def of_chunk(record: dict[str, Any]) -> tuple[tuple[str, int], int, Case]:
-    """(stage and number of its chunk, the chunk's size, the case) of a record. Raises ValueError where it has none."""
+def chunk_of(record: dict[str, Any]) -> tuple[tuple[str, int], int]:
+    """Stage and number of a record's chunk, and the chunk's size. Raises ValueError where it has none."""
     try:
-        case = Trajectory.from_dict(record["trajectory"]), ScoreCard.from_dict(record["card"])
-        return (str(record["stage"]), int(record["chunk"])), int(record["of"]), case
+        return (str(record["stage"]), int(record["chunk"])), int(record["of"])
+    except KeyError as error:
+        raise ValueError(f"it lacks the key {error}") from None
+    except (TypeError, OverflowError) as error:
+        raise ValueError(str(error)) from None
+
+
+def case_of(record: dict[str, Any]) -> Case:
+    """The case of a record. Raises ValueError where it has none."""
+    try:
+        return Trajectory.from_dict(record["trajectory"]), ScoreCard.from_dict(record["card"])
     except KeyError as error:
         raise ValueError(f"it lacks the key {error}") from None
     except (FateError, TypeError, AttributeError, OverflowError) as error:

@@ -112,13 +112,8 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dict of JSON values; fields at their default are left out, so records stay short."""
-        out: dict[str, Any] = {}
-        for f in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, f.name)
-            default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
-            if value != default:
-                out[f.name] = _plain(value)
-        return out
+        given = ((name, getattr(self, name), default) for name, default in _defaults(type(self)))
+        return {name: _plain(value) for name, value, default in given if value != default}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -136,23 +131,43 @@ class Record:
 
 
 @cache
+def _defaults(cls: type) -> list[tuple[str, Any]]:
+    """The fields of a record, each with its default, to compare with."""
+    return [
+        (f.name, f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default)
+        for f in dataclasses.fields(cls)
+    ]
+
+
+@cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
+
+
+@cache
+def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    return typing.get_origin(hint), typing.get_args(hint)
 
 
 DEPTH = 100
 """Levels to which a record is nested at most (ours); a policy may write arguments that would overflow every reader."""
 
 
+_LEAVES = frozenset({str, int, bool, type(None)})
+"""Most values are of these types, and stand for themselves; records are walked for every chunk and every copy."""
+
+
 def _plain(value: Any, depth: int = 0) -> Any:
+    if type(value) in _LEAVES:
+        return value
     if isinstance(value, Record):
         return value.to_dict()
-    if isinstance(value, (Mapping, tuple, list)) and depth > DEPTH:
+    if depth > DEPTH and isinstance(value, (Mapping, tuple, list)):
         return "[nested too deeply]"
     if isinstance(value, Mapping):
-        return {key: _plain(item, depth + 1) for key, item in value.items()}
+        return {key: item if type(item) in _LEAVES else _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return [item if type(item) is int else _plain(item, depth + 1) for item in value]  # token ids, by the thousand
+        return [item if type(item) in _LEAVES else _plain(item, depth + 1) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # a policy may write NaN as an argument; its record is kept all the same
     return value
@@ -160,10 +175,9 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 def _typed(hint: Any, value: Any) -> Any:
     """`value` from JSON as the annotation `hint` wants it: records and tuples are rebuilt, the rest is checked."""
-    origin = typing.get_origin(hint)
-    arguments = typing.get_args(hint)
     if hint is Any:
         return value
+    origin, arguments = _parts(hint)
     if origin in (typing.Union, _types.UnionType):
         return _either([a for a in arguments if a is not type(None)], value) if value is not None else None
     if origin is tuple:
@@ -200,7 +214,7 @@ def _expect(value: Any, kind: Any) -> Any:
 
 def nested(value: Any, levels: int = DEPTH) -> bool:
     """Whether JSON values are nested deeper than this many levels."""
-    if not isinstance(value, (Mapping, list, tuple)):
+    if type(value) in _LEAVES or not isinstance(value, (Mapping, list, tuple)):
         return False
     items = value.values() if isinstance(value, Mapping) else value
     return levels <= 0 or any(nested(item, levels - 1) for item in items)
@@ -211,15 +225,18 @@ def copied(value: Any) -> Any:
 
     Anything else inside (a picture in a row of a plain TRL data set) is shared.
     """
+    if type(value) in _LEAVES:
+        return value
     if isinstance(value, dict):
-        return {key: copied(item) for key, item in value.items()}
+        return {key: item if type(item) in _LEAVES else copied(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [copied(item) for item in value]
+        return [item if type(item) in _LEAVES else copied(item) for item in value]
     if isinstance(value, tuple):  # token ids and names are of one type, and cannot be changed
-        return value if value and isinstance(value[0], (int, str)) else tuple(map(copied, value))
+        return value if value and type(value[0]) in _LEAVES else tuple(map(copied, value))
     if isinstance(value, Record):
-        members = {f.name: copied(getattr(value, f.name)) for f in dataclasses.fields(value)}  # type: ignore[arg-type]
-        return type(value)(**members)
+        twin = object.__new__(type(value))  # as it is: what a record checks when it is made was checked
+        vars(twin).update({name: item if type(item) in _LEAVES else copied(item) for name, item in vars(value).items()})
+        return twin
     return value
 
 

@@ -121,7 +121,7 @@ def _ask(verifier: Any, trajectories: list[Trajectory], seconds: float) -> list[
         if isinstance(verifier, Isolated):
             return [_from_process(verifier, said) for said in verifier.ask(trajectories, seconds)]
         bound = seconds + GRACE if _awaits(verifier) else seconds
-        return Thread("fate-trl-verifier").call(lambda: attempt(verifier, trajectories, seconds), bound)
+        return Thread().call(lambda: attempt(verifier, trajectories, seconds), bound)
     except TimedOut:
         fault = Fault(verifier, "verifier_timeout", f"took over {seconds:g} s")
     except Died as error:

@@ -1,6 +1,7 @@
 """Bounded calls: a thread that is reused until something hangs in it, a process that is killed with all it started."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ SHORT = 0.1
 
 
 def test_calls_share_a_thread_until_one_hangs():
-    thread, released = Thread("t"), threading.Event()
+    thread, released = Thread(), threading.Event()
     first = thread.call(threading.get_ident, LONG)
     assert thread.call(threading.get_ident, LONG) == first != threading.get_ident()
     with pytest.raises(TimedOut):
@@ -36,20 +37,39 @@ def test_what_a_call_raises_is_raised_here_and_ends_nothing(error, raised):
     def call():
         raise error
 
-    thread = Thread("t")
+    thread = Thread()
     with pytest.raises(raised):
         thread.call(call, LONG)
     assert thread.call(lambda: 1, LONG) == 1
 
 
-def test_a_thread_ends_with_its_owner():
-    thread = Thread("ends with its owner")
-    thread.call(lambda: None, LONG)
-    del thread
+def test_a_thread_that_is_done_serves_the_next_and_one_that_hangs_serves_nobody():
+    done, hangs, released = Thread(), Thread(), threading.Event()
+    ended, left = (thread.call(threading.get_ident, LONG) for thread in (done, hangs))
+    with pytest.raises(TimedOut):
+        hangs.call(lambda: released.wait(LONG), SHORT)
+    done.close()
+    del hangs
+    owners = [Thread() for _ in range(3)]
+    served = [owner.call(threading.get_ident, LONG) for owner in owners]
+    assert ended in served
+    assert left not in served
+    assert len(set(served)) == 3, "each has one of its own"
+    released.set()
     end = time.monotonic() + LONG
-    while any(one.name == "ends with its owner" for one in threading.enumerate()):
-        assert time.monotonic() < end
+    while any(one.ident == left for one in threading.enumerate()):
+        assert time.monotonic() < end, "it ends when what hung in it is over"
         time.sleep(0.01)
+
+
+def test_a_caller_that_is_interrupted_leaves_the_thread_behind():
+    thread, released = Thread(), threading.Event()
+    busy = thread.call(threading.get_ident, LONG)
+    threading.Timer(SHORT, signal.pthread_kill, [threading.get_ident(), signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        thread.call(lambda: released.wait(LONG), LONG)
+    assert thread.call(threading.get_ident, LONG) != busy
+    released.set()
 
 
 # ------------------------------------------------------------------------------------------------ processes
