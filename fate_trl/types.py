@@ -112,7 +112,8 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dict of JSON values; fields at their default are left out, so records stay short."""
-        given = ((name, getattr(self, name), default) for name, default in _defaults(type(self)))
+        defaults = _defaults(type(self))  # type: ignore[arg-type]
+        given = ((name, getattr(self, name), default) for name, default in defaults)
         return {name: _plain(value) for name, value, default in given if value != default}
 
     @classmethod
