@@ -4,8 +4,10 @@ import json
 
 import pytest
 
-from benchmarks import learning
-from benchmarks.learning import METHODS, REFERENCE, Job, Method, all_runs, recipe_of, summary
+from benchmarks import learning, learning_page
+from benchmarks.learning import Job, all_runs, recipe_of
+from benchmarks.learning_methods import METHODS, REFERENCE, Method
+from benchmarks.learning_page import summary
 from fate_trl import evaluate
 from fate_trl.evolution import assemble
 from fate_trl.ledger import RunDirectory
@@ -87,6 +89,11 @@ def test_the_recipes_own_value_may_be_named():
     recipe = recipe_of(values, METHODS["sum-reward"], 0, 1)
     assert (recipe.selector.name, recipe.repair.selector.name) == ("weighted-sum", "chebyshev")
     assert values["selector"] == {"name": "chebyshev"}, "the recipe's values are left as they are"
+
+
+def test_what_the_recipe_has_already_is_not_run_again():
+    kept = learning.apart(VALUES, {name: METHODS[name] for name in (REFERENCE, "k-4", "k-8", "rounds-4", "front-mean")})
+    assert list(kept) == [REFERENCE, "k-8", "rounds-4"]
 
 
 def test_all_methods_get_the_references_tokens(scripted, tmp_path):
@@ -205,10 +212,21 @@ def test_how_soon_the_reference_reaches_a_methods_best():
 
 def test_the_page_says_what_the_data_say():
     told = summary(RESULTS, {name: METHODS[name] for name in (REFERENCE, "pfpo")})
-    about = {"command": "c", "hardware": "2 cores", "seeds": "0", "recipe": "r", "source": "s"}
-    text = learning.page(json.loads(json.dumps(told)), about)
+    about = {"command": "c", "hardware": "2 cores", "seeds": "0", "recipe": "r", "source": "s", "same": ["k-4"]}
+    text = learning_page.page(json.loads(json.dumps(told)), about)
     assert "| `pfpo` | PFPO only | 2 | 0 | 2 | 55.0 [" in text
     assert "| `pfpo` | +10.0 [10.0, 10.0] | +5.0 [5.0, 5.0] | – | – | 0.42 |" in text
+
+
+def test_a_page_is_filled_where_it_says_so():
+    told = summary(RESULTS, {name: METHODS[name] for name in (REFERENCE, "pfpo")})
+    text = f"Before.\n{learning_page.BEGIN}old\n{learning_page.END}After.\n"
+    filled = learning_page.fill(text, told, {"command": "c"}, "x.svg")
+    assert filled.startswith(f"Before.\n{learning_page.BEGIN}    c\n\n| method |")
+    assert filled.endswith(f"![](x.svg)\n{learning_page.END}After.\n")
+    assert learning_page.fill(filled, told, {"command": "c"}, "x.svg") == filled
+    with pytest.raises(ValueError, match="no place for results"):
+        learning_page.fill("Before.", told, {"command": "c"}, "x.svg")
 
 
 def test_settings_are_tried_as_methods_of_their_own():

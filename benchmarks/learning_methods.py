@@ -1,0 +1,141 @@
+"""The methods that learning.py compares: full FATE is the recipe, each other one is a key or two apart.
+
+Groups: `headline` (the first five baselines), `baselines`, `ablations`, `collapse` (what keeps training from
+collapsing, switched off), `rewards` (definitions of the Pareto reward and of the choice). A method that a recipe has
+already, such as K = 4, is full FATE itself, and is not run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method differs from the recipe, which is full FATE.
+
+    Attributes:
+        what: In a few words.
+        changes: Recipe keys and their values; "=key" stands for the recipe's own value of that key.
+        tried: Settings that were tuned, on seeds of their own; at most four.
+        tuned: The one that was best.
+        rounds: Rounds to run, whatever they take; None for the reference's tokens.
+    """
+
+    what: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    tried: Sequence[Mapping[str, Any]] = ()
+    tuned: Mapping[str, Any] = field(default_factory=dict)
+    rounds: int | None = None
+
+
+REFERENCE = "fate"
+RL = {"repair": None, "sft": None}
+"""Policy optimisation alone: nothing is collected, repaired or learned from repairs."""
+RATES = tuple({"pfpo.learning_rate": rate} for rate in (3e-5, 1e-4, 3e-4, 1e-3))
+SFT_RATES = tuple({"sft.learning_rate": rate} for rate in (3e-4, 1e-3, 3e-3))
+SFT = {"pfpo": None}
+"""Learning from repairs alone."""
+SUM, GDPO = "weighted-sum", "gdpo"
+NO_REDRAW = {"pfpo.redraw_rounds": 0}
+"""GDPO normalises over the batch that was drawn first, so it has no re-draw."""
+SAFE_AND_USEFUL = {"name": "product", "args": {"weights": {"over_refusal": 0, "trajectory_control": 0}}}
+
+
+def front(**args: Any) -> Json:
+    return {"name": "pareto-front", "args": args}
+
+
+def rank(**args: Any) -> Json:
+    return {"name": "pareto-rank", "args": args}
+
+
+BASELINES = {
+    REFERENCE: Method("full FATE: Pareto selection and reward", tried=RATES),
+    "fate-sum": Method("full FATE: sum selection and reward", {"selector": SUM}, tried=RATES),
+    "grpo-sum": Method("GRPO, summed rewards", {**RL, "selector": SUM}, tried=RATES),
+    "gdpo": Method("GDPO", {**RL, "selector": GDPO, **NO_REDRAW}, tried=RATES),
+    "sft-repairs": Method("SFT on repairs only", SFT, tried=SFT_RATES),
+    "pfpo": Method("PFPO only", RL, tried=RATES),
+    "product": Method("GRPO, security × utility", {**RL, "selector": SAFE_AND_USEFUL}, tried=RATES),
+    "rank": Method("GRPO, Pareto-rank advantages", {**RL, "selector": rank()}, tried=RATES),
+    "resampling": Method("rejection sampling + SFT", {**SFT, "repair.strategy": "resample"}, tried=SFT_RATES),
+}
+
+ABLATIONS = {
+    "no-repair-prompt": Method("failures are resampled", {"repair.strategy": "resample"}),
+    "no-rescoring": Method("a random candidate", {"repair.accept": "random"}),
+    "no-over-refusal": Method(
+        "without the over-refusal objective",
+        {"verifiers": ["security", "utility", "trajectory_control"], "evaluation.verifiers": ["over_refusal"]},
+    ),
+    "sum-selection": Method("sum selection, Pareto reward", {"repair.selector": SUM}),
+    "sum-reward": Method("Pareto selection, sum reward", {"selector": SUM, "repair.selector": "=selector"}),
+    "accept-resolves": Method("repairs that resolve", {"repair.accept": "resolves"}),
+    "accept-dominates": Method("repairs that dominate", {"repair.accept": "dominates"}),
+    "accept-floors": Method(
+        "repairs above floors",
+        {"repair.accept": "floors", "repair.floors": {"over_refusal": 1.0, "trajectory_control": 1.0}},
+    ),
+    "no-pfpo": Method("without PFPO", {"pfpo": None}),
+    "no-sft": Method("without SFT", {"sft": None}),
+    "target-repair": Method("SFT on the repair prompt", {"repair.target": "repair"}),
+    "target-plain": Method("SFT on the plain task", {"repair.target": "plain"}),
+    "target-both": Method("SFT on both", {"repair.target": "both"}),
+    "prompts-plain": Method("PFPO on plain tasks", {"pfpo.prompts": "plain"}),
+    "prompts-repair": Method("PFPO on repair prompts", {"pfpo.prompts": "repair"}),
+    "prompts-mixed": Method("PFPO on both", {"pfpo.prompts": "mixed"}),
+    **{f"k-{k}": Method(f"K = {k}", {"repair.k": k}) for k in (1, 2, 4, 8)},
+    "rounds-4": Method("four rounds, with the curve", rounds=4),
+}
+
+COLLAPSE = {
+    "no-redraw": Method("groups without signal stay", NO_REDRAW),
+    "no-kl": Method("without the KL term", {"pfpo.beta": 0.0}),
+    "kl": Method("KL term of .04", {"pfpo.beta": 0.04}),
+    "no-benign": Method("attacked and harmful tasks only", {"rollout.kinds": ["attacked", "harmful"]}),
+    "no-anchors": Method("without anchors", {"repair.anchors": 0}),
+    "no-replay": Method("without earlier rounds' rows", {"repair.replay": False}),
+    "replay": Method("with earlier rounds' rows", {"repair.replay": True}),
+    "no-gate": Method("every round is accepted", {"evaluation.validation": 0}),
+    "gamed": Method(
+        "trained on what is announced",
+        {
+            "verifiers": ["security", "announced_utility", "over_refusal", "trajectory_control"],
+            "evaluation.verifiers": ["utility"],
+        },
+    ),
+}
+
+REWARDS = {
+    "front": Method("non-dominated indicator", {"selector": front(epsilon=0.0)}),
+    "front-mean": Method("front, then mean", {"selector": front()}),
+    "front-scaled": Method("front, then mean by range", {"selector": front(tie_break="scaled")}),
+    "front-worst": Method("front, then lowest", {"selector": front(tie_break="worst")}),
+    "front-product": Method("front, then box volume", {"selector": front(tie_break="product")}),
+    "front-crowding": Method("front, then crowding", {"selector": front(tie_break="crowding")}),
+    "front-rank": Method("rank", {"selector": rank(epsilon=0.0)}),
+    "rank-mean": Method("rank, then mean", {"selector": rank()}),
+    "rank-scaled": Method("rank, then mean by range", {"selector": rank(tie_break="scaled")}),
+    "box": Method("hypervolume of the box", {"selector": "product"}),
+    "constraint": Method(
+        "mean, security at least 1", {"selector": {"name": "constraint", "args": {"floors": {"security": 1.0}}}}
+    ),
+    "count": Method("dominance count", {"selector": "dominance-count"}),
+    "chebyshev": Method("distance to the ideal", {"selector": "chebyshev"}),
+    "sum": Method("weighted sum", {"selector": SUM}),
+    "normalised": Method("GDPO's normalised sum", {"selector": GDPO, **NO_REDRAW}),
+}
+
+GROUPS: dict[str, dict[str, Method]] = {
+    "headline": {name: BASELINES[name] for name in list(BASELINES)[:5]},
+    "baselines": BASELINES,
+    "ablations": ABLATIONS,
+    "collapse": COLLAPSE,
+    "rewards": REWARDS,
+}
+METHODS = {name: method for group in GROUPS.values() for name, method in group.items()}
