@@ -134,6 +134,16 @@ def grid(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 COLUMNS = ("resolved", "objective_product", "asr", "hcr", "brr", "tsr", "benign_utility")
+METHODS_CAPTION = [
+    "Test split, %, mean over seeds with Student's 95 % interval. Tokens in thousands: read, sampled, trained on.",
+    "",
+]
+DIFFERENCES_CAPTION = [
+    f"Paired differences over shared seeds, in points: above zero `{REFERENCE}` is better. *Share*: tokens in which it",
+    "reached the method's best mean `resolved`, of those that the method took for it.",
+    "",
+]
+PLOT = "resolved and objective_product against tokens, by method"
 HEADS = ("method", "what", "seeds", "k tokens", "s", *COLUMNS)
 
 
@@ -181,15 +191,12 @@ def page(told: Json, about: Json) -> str:
         f"{about['hardware']}. Seeds {about['seeds']}. Recipe `{about['recipe']}`, source {about['source']}.",
         f"The same as `{REFERENCE}`, as the recipe has it: {', '.join(about['same']) or 'none'}.",
         "",
-        "Test split, %, mean over seeds with Student's 95 % interval. Tokens in thousands: read, sampled, trained on.",
-        "",
+        *METHODS_CAPTION,
         *methods_table(told),
         "",
         f"## `{REFERENCE}` against the others",
         "",
-        f"Paired differences over shared seeds, in points: above zero `{REFERENCE}` is better. *Share*: tokens in",
-        "which it reached the method's best mean `resolved`, of those that the method took for it.",
-        "",
+        *DIFFERENCES_CAPTION,
         *differences_table(told),
         "",
         "## `resolved` by kind and tag of task",
@@ -227,16 +234,8 @@ def fill(text: str, told: Json, about: Json, picture: str) -> str:
     _, mark, after = rest.partition(END)
     if not mark:
         raise ValueError(f"the page has no place for results, between {BEGIN!r} and {END!r}")
-    lines = [
-        f"    {about['command']}",
-        "",
-        *methods_table(told),
-        "",
-        *differences_table(told),
-        "",
-        f"![]({picture})",
-        "",
-    ]
+    tables = [*METHODS_CAPTION, *methods_table(told), "", *DIFFERENCES_CAPTION, *differences_table(told)]
+    lines = [f"    {about['command']}", "", *tables, "", f"![{PLOT}]({picture})", ""]
     return before + BEGIN + "\n".join(lines) + END + after
 
 

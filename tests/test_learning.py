@@ -222,8 +222,8 @@ def test_a_page_is_filled_where_it_says_so():
     told = summary(RESULTS, {name: METHODS[name] for name in (REFERENCE, "pfpo")})
     text = f"Before.\n{learning_page.BEGIN}old\n{learning_page.END}After.\n"
     filled = learning_page.fill(text, told, {"command": "c"}, "x.svg")
-    assert filled.startswith(f"Before.\n{learning_page.BEGIN}    c\n\n| method |")
-    assert filled.endswith(f"![](x.svg)\n{learning_page.END}After.\n")
+    assert filled.startswith(f"Before.\n{learning_page.BEGIN}    c\n\nTest split")
+    assert filled.endswith(f"(x.svg)\n{learning_page.END}After.\n")
     assert learning_page.fill(filled, told, {"command": "c"}, "x.svg") == filled
     with pytest.raises(ValueError, match="no place for results"):
         learning_page.fill("Before.", told, {"command": "c"}, "x.svg")
