@@ -20,7 +20,7 @@ import pydantic
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from . import plugins
+from . import plugins, processes
 from .bounded import Limits
 from .types import OBJECTIVES, Kind, RecipeError
 from .verifiers import SECONDS, check_objectives
@@ -574,11 +574,11 @@ def _check_group(pfpo: Mapping[str, Any]) -> None:
     if size < 2:
         raise RecipeError(f"pfpo.num_generations is {size}; a group needs at least 2 completions to compare.")
     steps = sizes.get("steps_per_generation", sizes["gradient_accumulation_steps"])
-    batch = sizes.get("generation_batch_size", sizes["per_device_train_batch_size"] * steps)
+    batch = sizes.get("generation_batch_size", sizes["per_device_train_batch_size"] * steps * processes.count())
     if batch % size:
         raise RecipeError(
-            f"pfpo: the generation batch of {batch} (per_device_train_batch_size × steps_per_generation) is not a "
-            f"multiple of num_generations = {size}; change one of them."
+            f"pfpo: the generation batch of {batch} (per_device_train_batch_size × steps_per_generation × processes) "
+            f"is not a multiple of num_generations = {size}; change one of them."
         )
 
 

@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,13 +36,14 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-from . import smollm2, templates
+from . import processes, smollm2, templates
 from .environments import environment_factories
 from .evolution import Evolution, Reporter, Silent, assemble, peak_memory
 from .hookspecs import Suite
 from .ledger import RunDirectory, flush
+from .processes import Led, Team
 from .recipe import EMBEDDED, SMOLLM2, Model, Recipe
-from .stop import Stop
+from .stop import ECHO, SIGNALS, Stop
 from .trainer import PFPOConfig, PFPOTrainer, request_dataset
 from .types import BufferRow, FateError, LedgerError, RecipeError, RolloutRequest, Task, Trajectory
 from .workbench import POLICIES
@@ -53,11 +55,31 @@ OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
 
 def build(recipe: Recipe, run: RunDirectory, reporter: Reporter | None = None) -> Evolution:
-    """A recipe's run on torch: its components loaded, its model loaded, ready to be called."""
-    told = reporter or Silent()
+    """A recipe's run on torch: its components loaded, its model loaded, ready to be called.
 
+    Where a launcher started several processes, the main one calls this; the others call `follow`.
+    """
+    team = Team()
+    team.agreed((recipe, run.path))
+    evolution = _built(recipe, run, reporter or Silent(), team)
+    if team.size > 1:
+        evolution.learner = Led(evolution.learner, team)
+        evolution.stop.echo = ECHO
+    return evolution
+
+
+def follow() -> None:
+    """What every process but the main one does, from its start to its end."""
+    for number in SIGNALS:  # they reach all processes, and the main one decides
+        signal.signal(number, lambda *_: None)
+    team = Team()
+    recipe, path = team.agreed()
+    processes.follow(_built(recipe, RunDirectory(path), Silent(), team).learner, team)
+
+
+def _built(recipe: Recipe, run: RunDirectory, told: Reporter, team: Team) -> Evolution:
     def learner_of(suites: Mapping[str, Suite], verifiers: list[Any], selector: Any) -> TrlLearner:
-        return TrlLearner(recipe, suites, verifiers, selector, told)
+        return TrlLearner(recipe, suites, verifiers, selector, told, team)
 
     evolution = assemble(recipe, run, learner_of, told)
     evolution.memory = _memory
@@ -170,13 +192,17 @@ CHECKPOINT_SECONDS = 300.0
 _CONTENTS = "contents.json"
 
 
-def last_checkpoint(scratch: str) -> str | None:
-    """The newest complete checkpoint in a folder; those that are not, since the process died, are removed."""
+def last_checkpoint(scratch: str, processes: int = 1) -> str | None:
+    """The newest complete checkpoint in a folder; those that are not, since the process died, are removed.
+
+    So are those of another number of processes: the batches that follow would be others.
+    """
     complete: dict[int, Path] = {}
     for folder in Path(scratch).glob("checkpoint-*"):
         try:
             sizes = json.loads((folder / _CONTENTS).read_text(encoding="utf-8"))
-            if all((folder / name).stat().st_size == size for name, size in sizes.items()):
+            whole = all((folder / name).stat().st_size == size for name, size in sizes.items())
+            if whole and sum(name.startswith("rng_state") for name in sizes) == processes:
                 complete[int(folder.name.rpartition("-")[2])] = folder
                 continue
         except (OSError, ValueError):
@@ -195,12 +221,14 @@ class _Checkpoints(TrainerCallback):
         exact: Whether a checkpoint after this step would resume exactly.
         timed: The recipe sets no `save_steps`.
         stop: Whether a stop was asked for.
+        team: Its main process decides.
     """
 
-    def __init__(self, exact: Callable[[], bool], timed: bool, stop: Stop):
+    def __init__(self, exact: Callable[[], bool], timed: bool, stop: Stop, team: Team):
         self.exact = exact
         self.timed = timed
         self.stop = stop
+        self.team = team
         self.saving = False
         """Whether a checkpoint is being written."""
         self._step = 0
@@ -218,18 +246,19 @@ class _Checkpoints(TrainerCallback):
             due = self._asked - self._saved >= self._pause
         else:
             due = state.global_step - self._step >= state.save_steps
-        stop = self.stop.asked is not None
+        due, stop = self.team.agreed((due, self.stop.asked is not None))
         control.should_save = self.saving = due or stop
         control.should_training_stop |= stop
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """All files are there: note them, which makes the checkpoint a complete one."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        flush(folder)
-        sizes = {
-            file.relative_to(folder).as_posix(): file.stat().st_size for file in folder.rglob("*") if file.is_file()
-        }
-        RunDirectory(folder).write_json(_CONTENTS, sizes)
+        self.team.wait()
+        if self.team.leads:
+            flush(folder)
+            files = [file for file in folder.rglob("*") if file.is_file()]
+            sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
+            RunDirectory(folder).write_json(_CONTENTS, sizes)
         self.saving = False
         self._step, self._saved = state.global_step, time.monotonic()
         self._pause = max(CHECKPOINT_SECONDS, 50 * (self._saved - self._asked))
@@ -270,6 +299,7 @@ class TrlLearner:
         verifiers: What PFPO scores with.
         selector: What PFPO rewards with.
         reporter: Told about training steps.
+        team: The processes that do everything but `save` together; by default this one.
 
     Attributes:
         stop: Whether a stop was asked for; a training then ends at the next place where it can be resumed.
@@ -285,6 +315,7 @@ class TrlLearner:
         verifiers: Sequence[Any],
         selector: Any,
         reporter: Reporter,
+        team: Team | None = None,
     ):
         if recipe.model.threads is not None:
             torch.set_num_threads(recipe.model.threads)
@@ -294,14 +325,18 @@ class TrlLearner:
         self.verifiers = list(verifiers)
         self.selector = selector
         self.reporter = reporter
+        self.team = team or Team()
         self.stop = Stop()
         self.tasks: list[Task] = []
-        self._check_settings()
-        self.model, self.tokenizer = load_model(recipe.model)
-        self._causal = self.model.get_base_model() if recipe.model.lora else self.model
-        self._forward = vars(self._causal).get("forward")
         self._roller: PFPOTrainer | None = None
         self._fitting = recipe.rollout.chunk
+        self._check_settings()
+        self._open()
+
+    def _open(self) -> None:
+        self.model, self.tokenizer = load_model(self.recipe.model)
+        self._causal = self.model.get_base_model() if self.recipe.model.lora else self.model
+        self._forward = vars(self._causal).get("forward")
 
     def _check_settings(self) -> None:
         """TRL's own checks of its keys, before the model loads and not an hour later. Raises RecipeError."""
@@ -320,7 +355,8 @@ class TrlLearner:
     def rollout(self, requests: Sequence[RolloutRequest], seed: int) -> list[Trajectory]:
         if self._roller is None:
             self._roller = self._pfpo_trainer(requests[:1], seed, max_steps=1, **self._rollout_batch())
-        set_seed(seed)
+            self.model.to(self._roller.accelerator.device)  # TRL leaves that to the wrapper, where there is one
+        set_seed(seed + self._roller.accelerator.process_index)
         trajectories = self._generated(requests)
         return [dataclasses.replace(trajectory, policy=self.name) for trajectory in trajectories]
 
@@ -337,6 +373,11 @@ class TrlLearner:
                     raise FateError(
                         "out of memory with a single trajectory: lower rollout.max_completion_length in the run's "
                         "recipe.yaml, then resume; or start again with model.load_in_4bit or a smaller model."
+                    ) from error
+                if self.team.size > 1:  # the others are in the middle of it
+                    raise FateError(
+                        "out of memory: lower rollout.chunk in the run's recipe.yaml, then resume. On several "
+                        "processes a chunk is not made smaller by itself."
                     ) from error
                 self._fitting = tried // 2
                 logger.warning("out of memory; rolling out %d trajectories at a time. Lower rollout.chunk.", tried // 2)
@@ -403,6 +444,8 @@ class TrlLearner:
             "fp16": on_gpu and self.recipe.model.dtype == "float16",
             "gradient_checkpointing": on_gpu,  # on a CPU memory is cheap and time is not
             "dataloader_pin_memory": on_gpu,
+            # Without it, transformers sees no group where processes have no GPU.
+            **({"use_cpu": True} if self.team.size > 1 and not on_gpu else {}),
         }
 
     # -------------------------------------------------------------------------------------------- training
@@ -443,11 +486,12 @@ class TrlLearner:
     def _run(self, trainer: Any, scratch: str | None, exact: Callable[[], bool], timed: bool) -> dict[str, Any]:
         """Train, from the last checkpoint in `scratch` if there is one."""
         trainer.remove_callback(PrinterCallback)  # the log goes to the run directory, not to the screen
-        checkpoints = _Checkpoints(exact, timed, self.stop)
+        checkpoints = _Checkpoints(exact, timed, self.stop, self.team)
         if scratch is not None:
             trainer.add_callback(checkpoints)
+        found = last_checkpoint(scratch, self.team.size) if scratch is not None and self.team.leads else None
         try:
-            trainer.train(resume_from_checkpoint=None if scratch is None else last_checkpoint(scratch))
+            trainer.train(resume_from_checkpoint=self.team.agreed(found))
         except OUT_OF_MEMORY as error:
             raise FateError(
                 "out of memory in training: in the run's recipe.yaml lower per_device_train_batch_size of this stage, "
@@ -459,10 +503,21 @@ class TrlLearner:
             raise LedgerError(f"cannot write a checkpoint to {scratch}: {error}. Mend that, then resume.") from error
         if trainer.state.global_step < trainer.state.max_steps:
             self.stop.check()
+        self._take_back(trainer, scratch)
         self._fresh()
         self.model.zero_grad(set_to_none=True)
         history = [{key: _number(value) for key, value in entry.items()} for entry in trainer.state.log_history]
         return {"steps": trainer.state.global_step, "log": history}
+
+    def _take_back(self, trainer: Any, scratch: str | None) -> None:
+        """Where a wrapper split the weights over the processes: the trained ones, from a folder, in a fresh model."""
+        if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+            return
+        folder = str(Path(scratch or self.team.agreed(tempfile.mkdtemp())) / "handed-over")
+        trainer.save_model(folder)
+        self.team.wait()
+        self._open()
+        self.load(folder)
 
     # -------------------------------------------------------------------------------------------- saving
 

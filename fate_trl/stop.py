@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+ECHO = 3.0
+"""Seconds in which a launcher passes on the signal that a terminal has sent to all its processes already."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -21,10 +26,17 @@ class Stopped(KeyboardInterrupt):
 
 
 class Stop:
-    """Whether a run has been asked to stop. It looks here between chunks, stages and generation windows."""
+    """Whether a run has been asked to stop. It looks here between chunks, stages and generation windows.
+
+    Attributes:
+        asked: The signal that asked.
+        echo: Seconds after the first signal in which another one is the same request.
+    """
 
     def __init__(self) -> None:
         self.asked: int | None = None
+        self.echo = 0.0
+        self._since = 0.0
 
     def check(self) -> None:
         """Raise Stopped if a stop was asked for; call it where nothing is in hand."""
@@ -42,7 +54,9 @@ class Stop:
                 signal.signal(number, handler)
 
     def _note(self, number: int, frame: Any) -> None:
+        if self.asked is not None and time.monotonic() - self._since < self.echo:
+            return
         self.check()
-        self.asked = number
+        self.asked, self._since = number, time.monotonic()
         # Not through a stream: a signal may arrive in the middle of a write to it.
         os.write(2, b"\nstopping after the chunk or training step in hand; once more to stop at once\n")

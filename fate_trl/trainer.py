@@ -751,7 +751,7 @@ class PFPOTrainer(GRPOTrainer):
     # -------------------------------------------------------------------------------------------- re-draw
 
     def _check_redraw(self) -> None:
-        """Raise RecipeError for what a re-draw would make wrong: quantities of a whole batch, groups it cannot move."""
+        """Raise RecipeError for what a re-draw would make wrong: quantities of a whole batch, rows it cannot move."""
         wrong = None
         if self.scale_rewards == "batch":
             wrong = "scale_rewards='batch' scales by the batch that was drawn first; use 'none' or 'group'"
@@ -761,67 +761,83 @@ class PFPOTrainer(GRPOTrainer):
             wrong = "new prompts cannot be drawn from an IterableDataset; use a Dataset"
         elif self._is_vlm:
             wrong = "batches of images cannot be merged"
-        elif self.accelerator.num_processes > 1 and self._rows_per_process() % self.num_generations:
-            wrong = (
-                "with several processes no group may span two of them: per_device_train_batch_size · "
-                f"steps_per_generation = {self._rows_per_process()} must be a multiple of num_generations"
-            )
         if wrong:
             raise RecipeError(f"redraw_rounds={self._redraw_rounds} cannot work: {wrong}; or set redraw_rounds=0.")
-
-    def _rows_per_process(self) -> int:
-        return self.args.generation_batch_size // self.accelerator.num_processes
 
     def _redraw(self, out: dict[str, Any], rows: int, columns: tuple[str, ...]) -> None:
         """Replace groups of `out` without signal by groups of new prompts that have one, in place.
 
-        Each round draws, on every process, as many groups as the process with the most open ones needs: so all bring
-        the same number of rows and no group moves between processes. All of it is decided from the gathered matrix.
-        The log's means cover the new groups too: both are draws of the same prompts, without selection.
+        Everything is decided from the gathered matrix, alike on every process, and groups may span processes: what was
+        drawn is gathered, and each process takes the rows that are its own. The log's means cover the new groups too:
+        both are draws of the same prompts, without selection.
         """
-        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        open_P_g = self._zero_signal_G.reshape(processes, rows // self.num_generations)
+        open_G = self._zero_signal_G
         replaced = 0
         for number in range(self._redraw_rounds):
-            draws = int(open_P_g.sum(axis=1).max())
-            if not draws:
+            slots = np.flatnonzero(open_G)
+            if not len(slots):
                 break
-            fresh = self._scored(self._new_rows(draws, number, columns))
-            signal_P_g = ~self._zero_signal_G.reshape(processes, draws)
-            for process in range(processes):
-                slots, gifts = np.flatnonzero(open_P_g[process]), np.flatnonzero(signal_P_g[process])
-                pairs = min(len(slots), len(gifts))
-                open_P_g[process, slots[:pairs]] = False
-                replaced += pairs
-                if process == rank and pairs:
-                    self._merge(out, fresh, slots[:pairs], gifts[:pairs])
+            fresh = self._gathered(self._scored(self._new_rows(len(slots), number, columns)))
+            gifts = np.flatnonzero(~self._zero_signal_G)[: len(slots)]
+            slots = slots[: len(gifts)]
+            open_G[slots] = False
+            replaced += len(slots)
+            self._merge(out, fresh, slots, gifts, self.accelerator.process_index * rows)
         mask = out["completion_mask"] * out["tool_mask"] if "tool_mask" in out else out["completion_mask"]
         out["num_items_in_batch"] = self.accelerator.gather(mask.sum()).sum()
         self._metrics["train"]["pareto/redrawn_groups"].append(float(replaced))
 
-    def _new_rows(self, draws: int, number: int, columns: tuple[str, ...]) -> list[dict[str, Any]]:
-        """Rows of `draws` new groups for this process, drawn with a generator of their own, alike on every process."""
-        rng = np.random.default_rng(stable_hash("redraw", self.args.seed, self.state.global_step, self._step, number))
-        wanted = draws * self.accelerator.num_processes
-        drawn = rng.choice(len(self.train_dataset), size=wanted, replace=wanted > len(self.train_dataset))
-        start = self.accelerator.process_index * draws
-        rows = [self.train_dataset[int(index)] for index in drawn[start : start + draws]]
-        return [{key: row[key] for key in columns} for row in rows for _ in range(self.num_generations)]
+    def _new_rows(self, groups: int, number: int, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+        """This process's share of the rows of so many new groups, or of a few more where they would not share out.
 
-    def _merge(self, out: dict[str, Any], fresh: dict[str, Any], slots: np.ndarray, gifts: np.ndarray) -> None:
-        """Copy the groups `gifts` of `fresh` over the groups `slots` of `out`, padding both to one width."""
+        Drawn with a generator of their own, so alike on every process, and the same whatever their number.
+        """
+        rng = np.random.default_rng(stable_hash("redraw", self.args.seed, self.state.global_step, self._step, number))
+        order = rng.permutation(len(self.train_dataset))
+        processes, size = self.accelerator.num_processes, self.num_generations
+        while groups * size % processes:
+            groups += 1
+        drawn = np.repeat(order[np.arange(groups) % len(order)], size)
+        share = len(drawn) // processes
+        rows = [self.train_dataset[int(index)] for index in drawn[self.accelerator.process_index * share :][:share]]
+        return [{key: row[key] for key in columns} for row in rows]
+
+    def _gathered(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch of rows as all processes have them, in order, padded to one width."""
+        if self.accelerator.num_processes == 1:
+            return batch
+        out = {}
+        for key, own in batch.items():
+            if own.ndim > 1:
+                side, filler = self._padding(key)
+                own = self.accelerator.pad_across_processes(own, 1, filler, pad_first=side == "left")
+            out[key] = self.accelerator.gather(own.contiguous()) if own.ndim else own
+        return out
+
+    def _padding(self, key: str) -> tuple[str, float]:
+        side, filler = _PADDING[key]
+        return side, self._tokenizer.pad_token_id if filler is None else filler
+
+    def _merge(
+        self, out: dict[str, Any], fresh: dict[str, Any], slots: np.ndarray, gifts: np.ndarray, first: int = 0
+    ) -> None:
+        """Copy the groups `gifts` of `fresh` over the groups `slots`, as far as their rows are in `out`.
+
+        Rows of `fresh`, and slots, count over all processes; the rows of `out` are those from `first` on.
+        """
         within = np.arange(self.num_generations)
-        to = torch.as_tensor((slots[:, None] * self.num_generations + within).reshape(-1))
-        source = torch.as_tensor((gifts[:, None] * self.num_generations + within).reshape(-1))
+        to = (slots[:, None] * self.num_generations + within).reshape(-1) - first
+        source = (gifts[:, None] * self.num_generations + within).reshape(-1)
+        mine = (to >= 0) & (to < len(out["prompt_ids"]))
+        to, source = torch.as_tensor(to[mine]), torch.as_tensor(source[mine])
         for key, kept in out.items():
-            if kept.ndim == 0:
+            if kept.ndim == 0 or not len(to):
                 continue
             new = fresh[key]
             if kept.ndim > 1:
-                side, filler = _PADDING[key]
-                value = self._tokenizer.pad_token_id if filler is None else filler
+                side, filler = self._padding(key)
                 width = max(kept.size(1), new.size(1))
-                kept, new = _widened(kept, width, side, value), _widened(new, width, side, value)
+                kept, new = _widened(kept, width, side, filler), _widened(new, width, side, filler)
             kept = kept.clone()
             kept[to.to(kept.device)] = new[source.to(new.device)]
             out[key] = kept

@@ -15,7 +15,7 @@ ROOT = Path(fate_trl.__file__).parent
 LEVELS = (
     {"types", "pareto"},
     {"hookspecs", "bounded", "chat", "refusals"},
-    {"verifiers", "repairs", "selectors", "environments", "plugins", "ledger", "stop"},
+    {"verifiers", "repairs", "selectors", "environments", "plugins", "ledger", "stop", "processes"},
     {
         "workbench",
         "jsonl",
@@ -52,6 +52,8 @@ HEAVY_IN_FUNCTIONS = {
     ("cli/run", "torch"),  # the manifest states threads and GPUs
     ("cli/run", "transformers"),  # its bars and notes are kept off the screen
     ("endpoint", "transformers"),  # its reader of docstrings, which needs no torch
+    ("processes", "accelerate"),  # only where there are several
+    ("processes", "torch"),
     ("smollm2", "transformers"),
     ("smollm2", "trl"),
     ("trackers", "transformers"),  # its tracker callbacks

@@ -24,8 +24,8 @@ def test_two_processes(tmp_path, layout):
     assert one["rollout"] == two["rollout"]
     assert [task for task, *_ in one["rollout"]] == [f"benign-{i}" for i in range(19)]
     assert one["opened"] + two["opened"] == 20, "19 requests, and one more to even the shares out"
+    assert one["redrawn"] == two["redrawn"] == [1.0]
     if layout == "whole":
-        assert one["redrawn"] == two["redrawn"] == [1.0]
         assert one["advantages"] == two["advantages"] == [-1.5, -0.5, 0.5, 1.5]
     else:
         assert one["advantages"] + two["advantages"] == [-1.5, -0.5, 0.5, 1.5]
@@ -74,17 +74,17 @@ def make(folder: Path, rewards: list[Any], **changes: Any) -> Any:
 
 
 def scored(folder: Path, layout: str) -> dict[str, Any]:
-    """One batch, of rewards 0 to 3 in a group; where groups are whole, "pay alice" gets none and is drawn anew."""
+    """One batch, of rewards 0 to 3 in a group; "pay alice" gets none, and is drawn anew."""
     whole = layout == "whole"
 
     def points(prompts: list[Any], **_: Any) -> list[float]:
         place = [trainer.accelerator.process_index * len(prompts) + i for i in range(len(prompts))]
-        dull = [whole and prompt[0]["content"] == "pay alice" for prompt in prompts]
+        dull = [prompt[0]["content"] == "pay alice" for prompt in prompts]
         return [0.0 if d else float(p % 4) for d, p in zip(dull, place, strict=True)]
 
-    trainer = make(folder, [points], per_device_train_batch_size=4 if whole else 2, redraw_rounds=8 if whole else 0)
+    trainer = make(folder, [points], per_device_train_batch_size=4 if whole else 2, redraw_rounds=8)
     trainer.model.train()
-    text = "pay alice" if whole and trainer.accelerator.process_index == 0 else "pay bob"
+    text = "pay bob" if whole and trainer.accelerator.process_index == 1 else "pay alice"
     rows = [{"prompt": [{"role": "user", "content": text}]} for _ in range(4 if whole else 2)]
     out = trainer._generate_and_score_completions(rows)
     return {

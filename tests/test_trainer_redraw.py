@@ -164,13 +164,6 @@ def test_what_a_redraw_would_make_wrong_is_refused(tmp_path, changes, message):
         make(tmp_path, [Scores("points", lambda text, i: i)], redraw_rounds=1, **changes)
 
 
-def test_groups_that_span_processes_are_refused(tmp_path, monkeypatch):
-    trainer = make(tmp_path, [Scores("points", lambda text, i: i)], redraw_rounds=1)
-    monkeypatch.setattr(type(trainer.accelerator), "num_processes", property(lambda self: 4))
-    with pytest.raises(RecipeError, match="span"):
-        trainer._check_redraw()
-
-
 def test_a_plain_configuration_never_redraws(tmp_path):
     rewards = Scores("points", lambda text, i: 1)
     step(make(tmp_path, [rewards], config=GRPOConfig), "pay alice", "pay bob")

@@ -7,6 +7,7 @@ import sys
 import typer
 from rich.markup import escape
 
+from ..processes import require_one
 from ..types import FateError
 from .card import save_model, write_card
 from .check import check_recipe
@@ -49,6 +50,8 @@ app.command("new-plugin")(new_plugin)
 def main() -> None:
     """Entry point: our own errors become one line on stderr and exit status 2, never a traceback."""
     try:
+        if not {"run", "eval"} & set(sys.argv[1:2]):
+            require_one("this command")
         app(standalone_mode=True)
     except FateError as error:
         text = str(error)

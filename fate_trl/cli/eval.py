@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from .. import processes
 from ..ledger import RunDirectory, policy_folder
 from ..recipe import make_recipe, override, read_values, validated
 from ..types import RecipeError
 from .console import AsJson, Quiet, Sets
-from .run import explained, fresh, go, resumed
+from .run import explained, follow, fresh, go, resumed
 
 
 def evaluate_model(
@@ -35,6 +36,8 @@ def evaluate_model(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a model, or the last accepted policy of a run, on held-out tasks, without training."""
+    if processes.rank() > 0:
+        return follow()
     if bool(target) == bool(resume):
         raise RecipeError("give either what to evaluate, or --resume RUN.")
     if resume:

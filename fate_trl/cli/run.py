@@ -16,9 +16,10 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from .. import __version__, interchange, plugins
+from .. import __version__, interchange, plugins, processes
 from ..evolution import Reporter
 from ..ledger import RunDirectory
+from ..processes import Deserted
 from ..recipe import Recipe, load_recipe
 from ..stop import Stopped
 from ..types import LedgerError, RecipeError, dumps, stable_hash
@@ -37,6 +38,8 @@ def run_recipe(
     as_json: AsJson = False,
 ) -> None:
     """Run the whole loop of a recipe, or go on with one that was stopped."""
+    if processes.rank() > 0:
+        return follow()
     if bool(recipe) == bool(resume):
         raise RecipeError("give either a recipe, or --resume RUN.")
     if resume:
@@ -49,6 +52,17 @@ def run_recipe(
     with directory.lock(), explained(directory, "run"):
         directory.write_text("recipe.yaml", asked.dump())
         go(asked, directory, quiet, as_json)
+
+
+def follow() -> None:
+    """This process is not the main one of those that a launcher started."""
+    from ..stages import follow
+
+    _quiet()
+    try:
+        follow()
+    except Deserted:
+        sys.exit(1)
 
 
 def resumed(path: str, sets: list[str]) -> tuple[Recipe, RunDirectory]:
@@ -96,6 +110,7 @@ def go(asked: Recipe, directory: RunDirectory, quiet: bool, as_json: bool) -> No
     """Load what the recipe names, run it, and show what came out."""
     quiet_libraries()
     if asked.model.endpoint is not None:
+        processes.require_one("a model behind an endpoint")
         from ..endpoint import build  # no torch: the model runs elsewhere
     else:
         from ..stages import build  # torch, from here on
@@ -151,7 +166,11 @@ def _manifest(asked: Recipe, suites: Mapping[str, Any]) -> dict[str, Any]:
         "recipe_hash": f"{stable_hash(asked.model_dump(mode='json')):016x}",
         "seed": asked.seed,
         "suites": {name: suite.describe() for name, suite in suites.items()},
-        "hardware": {"machine": platform.machine(), "cpus": os.cpu_count(), **_accelerators(asked)},
+        "hardware": {
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            **_accelerators(asked),
+        },
     }
 
 
@@ -162,4 +181,4 @@ def _accelerators(asked: Recipe) -> dict[str, Any]:
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"threads": torch.get_num_threads(), "gpus": gpus}
+    return {"processes": processes.count(), "threads": torch.get_num_threads(), "gpus": gpus}
