@@ -137,7 +137,8 @@ def checkpoint(scratch, step):
     folder = scratch / f"checkpoint-{step}"
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"weights")
-    (folder / "contents.json").write_text('{"model.safetensors": 7}')
+    (folder / "rng_state.pth").write_bytes(b"state")
+    (folder / "contents.json").write_text('{"model.safetensors": 7, "rng_state.pth": 5}')
     return folder
 
 
@@ -152,6 +153,8 @@ def test_the_newest_complete_checkpoint_counts_and_torn_ones_go(tmp_path):
     assert set(tmp_path.iterdir()) == set(good)
     shutil.rmtree(good[-1])
     assert last_checkpoint(str(tmp_path)) == str(good[-2])
+    assert last_checkpoint(str(tmp_path), processes=2) is None, "what follows on two processes is something else"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_short_stage_writes_no_checkpoint_and_a_long_one_as_time_goes_by(folder, tmp_path, monkeypatch):
