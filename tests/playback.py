@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fate_trl import stages
+from fate_trl import stages, templates
 from fate_trl.cli import main
 from fate_trl.testing.scripted import ScriptedLearner, perform, script_for
 from fate_trl.trainer import PFPOTrainer
@@ -36,8 +36,8 @@ class PlayBack(PFPOTrainer):
         said, turns = list(request.messages), []
         for message in perform(suite, request, script).messages:
             if message["role"] == "assistant":
-                before = stages._render(self._tokenizer, said, tools, add_generation_prompt=True)
-                new = stages._render(self._tokenizer, [*said, message], tools, add_generation_prompt=False)
+                before = templates.render(self._tokenizer, said, tools, add_generation_prompt=True)
+                new = templates.render(self._tokenizer, [*said, message], tools, add_generation_prompt=False)
                 new = new[len(before) :]
                 turns.append(new[: len(new) - new[::-1].index(self._tokenizer.eos_token_id)])
             said.append(message)

@@ -163,13 +163,10 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 @pytest.mark.slow
 def test_two_processes_record_what_one_does(alone, tmp_path):
-    ran = subprocess.run(
-        [*command(tmp_path, several=True), "--set", "pfpo.per_device_train_batch_size=4"],  # groups span both
-        check=True,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-    )
+    # As many rows in all, so that a group of PFPO spans both.
+    half = ["--set", "pfpo.per_device_train_batch_size=4", "--set", "sft.per_device_train_batch_size=1"]
+    asked = [*command(tmp_path, True), *half]
+    ran = subprocess.run(asked, check=True, env=ENVIRONMENT, capture_output=True, text=True)
     assert records(tmp_path / "run") == records(alone)
     assert ran.stderr.count("round 2  save") == 1, "progress is shown once"
     assert ran.stdout.count("run directory:") == 1
@@ -180,7 +177,7 @@ def test_two_processes_record_what_one_does(alone, tmp_path):
 @pytest.mark.slow
 def test_a_run_on_two_processes_stops_when_asked_and_goes_on(alone, tmp_path):
     run = tmp_path / "run"
-    launched = subprocess.Popen(command(tmp_path, several=True), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    launched = subprocess.Popen(command(tmp_path, True), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     waits = time.monotonic() + 250
     while not (run / "rounds/01/rollouts.jsonl").exists():
         assert time.monotonic() < waits

@@ -58,7 +58,7 @@ def follow() -> None:
     """This process is not the main one of those that a launcher started."""
     from ..stages import follow
 
-    _quiet()
+    quiet_libraries()
     try:
         follow()
     except Deserted:

@@ -31,7 +31,7 @@ from trl import GRPOConfig, GRPOTrainer
 from fate_trl import plugins
 from fate_trl.trainer import PFPOConfig, PFPOTrainer
 
-OURS = ("pareto/", "objective/", "errors/")
+OURS = ("pareto/", "objective/", "errors/", "tokens/")
 """How the names of what PFPOTrainer adds to the log begin."""
 
 
