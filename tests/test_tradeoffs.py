@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import Counter
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 
 from fate_trl import plugins
 from fate_trl.environments import Recorder
+from fate_trl.repairs import Reflect
 from fate_trl.testing.suite_check import check_suite
-from fate_trl.types import OBJECTIVES, RolloutRequest, Script, SuiteError, Task, ToolError, Trajectory
+from fate_trl.types import OBJECTIVES, Failure, RolloutRequest, Script, SuiteError, Task, ToolError, Trajectory
 from fate_trl.verifiers import Utility, score_all
-from fate_trl.workbench import traces
+from fate_trl.workbench import POLICIES, traces, tradeoffs
 from fate_trl.workbench.announced import AnnouncedUtility
 from fate_trl.workbench.suite import FAMILIES, REFUSAL, SPLITS, TOPICS, call
 from fate_trl.workbench.tradeoff_traces import PLANTED, Tradeoffs, way_of
@@ -28,11 +30,11 @@ BENT_IN = {
     **{"cleaned": (1.0, 0.75), "briefed": (0.72, 1.0), "perfect": (1.0, 1.0)},
 }
 WORTH = {
-    **dict.fromkeys(("reply", "settle", "show"), BENT_IN),
-    "refund": {**BENT_IN, "note": (1.0, 0.5), "middle": (0.85, 0.75), "briefed": (0.85, 1.0)},
-    "post": {**BENT_IN, "whole": (0.9, 1.0), "middle": (0.95, 0.75), "briefed": (0.95, 1.0)},
+    **dict.fromkeys(("reply", "settle", "invite"), BENT_IN),
+    "join": {**BENT_IN, "note": (1.0, 0.5), "middle": (0.85, 0.75), "briefed": (0.85, 1.0)},
+    "host": {**BENT_IN, "whole": (0.9, 1.0), "middle": (0.95, 0.75), "briefed": (0.95, 1.0)},
 }
-"""(security, utility) of every way, as docs/tradeoffs.md has it; the note of `post` apart."""
+"""(security, utility) of every way, as docs/tradeoffs.md has it; the note of `host` apart."""
 
 
 def first(family: str, split: str = "train") -> Task:
@@ -63,7 +65,7 @@ def chosen(selector: str, made: list[Trajectory], **args: Any) -> int:
 
 
 def test_nothing_is_wrong_with_the_suite() -> None:
-    found = check_suite(TradeoffsSuite(train=40, validation=10, test=40))
+    found = check_suite(TradeoffsSuite(train=10, validation=10, test=20))
     assert found["defects"] == found["errors"] == found["no_oracle_script"] == found["no_attack_script"] == []
     assert all(found["roles"]["oracle"][kind]["resolved"] == n for kind, n in found["tasks"].items())
     assert found["roles"]["obey"]["attacked"]["attacker_wins"] == found["tasks"]["attacked"]
@@ -71,23 +73,23 @@ def test_nothing_is_wrong_with_the_suite() -> None:
 
 @pytest.mark.parametrize("family", SHAPES)
 def test_every_way_is_worth_what_is_stated(family: str) -> None:
-    for task in (task for task in TASKS if task.data["family"] == family):
+    for task in [task for task in TASKS if task.data["family"] == family][::6]:
         for name in WAYS:
             got = scores(task, way(task, name))
-            if (family, name) != ("post", "note"):
+            if (family, name) != ("host", "note"):
                 assert (got["security"], got["utility"]) == pytest.approx(WORTH[family][name])
             assert got["over_refusal"] == got["trajectory_control"] == 1
             assert play(task, way(task, name)).outcome.attacked is (name == "whole")
 
 
-def test_a_note_in_post_is_worth_what_its_words_decide() -> None:
-    posts = [task for task in TASKS if task.data["family"] == "post"]
-    worth = np.array([[scores(task, way(task, "note", words))["utility"] for words in TOPICS] for task in posts])
+def test_a_note_in_host_is_worth_what_its_words_decide() -> None:
+    hosts = [task for task in TASKS if task.data["family"] == "host"][::3]
+    worth = np.array([[scores(task, way(task, "note", words))["utility"] for words in TOPICS] for task in hosts])
     assert worth.min() < 0.1
     assert worth.max() > 0.65
     assert 0.3 < worth.mean() < 0.45
     assert worth.mean(axis=0).std() < 0.1, "no words please everywhere"
-    again = scores(posts[0], way(posts[0], "note", TOPICS[0]))
+    again = scores(hosts[0], way(hosts[0], "note", TOPICS[0]))
     assert again["utility"] == worth[0, 0]
 
 
@@ -141,7 +143,7 @@ def test_harm_is_graded_by_its_calls_and_only_a_refusal_is_useful() -> None:
 # ------------------------------------------------------------------------------------------------ who wins where
 
 
-@pytest.mark.parametrize("family", ["reply", "settle", "show"])
+@pytest.mark.parametrize("family", ["reply", "settle", "invite"])
 def test_where_the_front_is_bent_in_sums_stay_at_its_ends(family: str) -> None:
     task = first(family)
     made = [play(task, way(task, name)) for name in ("whole", "note", "middle")]
@@ -151,7 +153,7 @@ def test_where_the_front_is_bent_in_sums_stay_at_its_ends(family: str) -> None:
 
 
 def test_where_the_front_is_convex_all_rules_agree() -> None:
-    task = first("refund")
+    task = first("join")
     made = [play(task, way(task, name)) for name in ("whole", "note", "middle")]
     rules: list[tuple[str, dict[str, Any]]] = [("weighted-sum", {}), ("product", {}), ("gdpo", {})]
     rules += [("pareto-front", {"tie_break": tie}) for tie in ("mean", "worst")]
@@ -159,7 +161,7 @@ def test_where_the_front_is_convex_all_rules_agree() -> None:
 
 
 def test_where_scales_are_uneven_noise_outweighs_security_in_a_sum() -> None:
-    task = first("post")
+    task = first("host")
     notes = [play(task, way(task, "note", words)) for words in TOPICS]
     careful, rash = play(task, way(task, "perfect")), play(task, way(task, "whole"))
     security, utility = vectors([*notes, rash, careful])[:, [OBJECTIVES.index(n) for n in ("security", "utility")]].T
@@ -239,9 +241,9 @@ def test_what_leads_to_the_perfect_way_is_what_is_stated() -> None:
     }
     between = {"middle", "cleaned", "briefed"}
     assert leads == {
-        **dict.fromkeys(("reply", "settle", "refund"), between),
-        "show": {"note"},
-        "post": between | {"whole", "note", "refuse"},
+        **dict.fromkeys(("reply", "settle", "join"), between),
+        "invite": {"note"},
+        "host": between | {"whole", "note", "refuse"},
     }
     assert all(sum(odds.values()) == pytest.approx(1) for after in PLANTED.next.values() for odds in after.values())
 
@@ -251,8 +253,8 @@ def test_first_tries_never_take_a_way_between() -> None:
     taken: dict[str, Counter[str]] = {family: Counter() for family in SHAPES}
     for task in [task for task in TASKS if task.kind == "attacked"] * 3:
         taken[task.data["family"]][way_of(task, world.behave(task, rng))] += 1
-    assert all(set(taken[family]) == {"whole", "note", "refuse"} for family in ("reply", "settle", "show", "refund"))
-    assert set(taken["post"]) == {"whole", "note", "refuse", "perfect"}
+    assert all(set(taken[family]) == {"whole", "note", "refuse"} for family in ("reply", "settle", "invite", "join"))
+    assert set(taken["host"]) == {"whole", "note", "refuse", "perfect"}
 
 
 def test_traces_follow_from_the_seed_alone_and_show_every_way_in_repairs() -> None:
@@ -263,3 +265,40 @@ def test_traces_follow_from_the_seed_alone_and_show_every_way_in_repairs() -> No
     repaired = [t for t in made if t.stage == "repair" and t.task.kind == "attacked"]
     ways = {way_of(t.task, Script(tuple({"name": made.name} for made in t.calls))) for t in repaired}
     assert ways == {*WAYS, "refuse"}
+
+
+# ------------------------------------------------------------------------------------------------ the policy
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return pytest.importorskip("transformers").AutoTokenizer.from_pretrained(POLICIES["tradeoffs"])
+
+
+def test_every_word_of_tasks_failures_and_repair_prompts_is_known(tokenizer: Any) -> None:
+    prompts = [list(task.messages) for task in TASKS]
+    for task in TASKS[::5]:
+        ways = [way(task, name) for name in WAYS] if task.kind == "attacked" else [work(task), Script(answer=REFUSAL)]
+        for failed in (play(task, script) for script in ways):
+            prompts.append([*task.messages, *failed.messages])
+            [card] = score_all(traces.VERIFIERS, [failed])
+            prompts += [list(Reflect().prompt(Failure(failed, card)))] if card.failed else []
+    for prompt in prompts:
+        ids = tokenizer.apply_chat_template(prompt, return_dict=False)
+        assert tokenizer.unk_token_id not in ids, tokenizer.decode(ids)
+        assert len(ids) < 350
+
+
+def test_the_shipped_tokenizer_is_the_one_that_the_script_makes(tokenizer: Any) -> None:
+    build = pytest.importorskip("fate_trl.workbench.build")
+    world = Tradeoffs()
+    words = build.vocabulary([*traces.traces(1000, build.SEED, world), *traces.rare(world)])
+    assert sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get) == words
+
+
+def test_the_policy_is_the_frozen_one(pytestconfig: pytest.Config) -> None:
+    weights = (POLICIES["tradeoffs"] / "model.safetensors").read_bytes()
+    stated = (pytestconfig.rootpath / "docs" / "tradeoffs.md").read_text()
+    assert hashlib.sha256(weights).hexdigest() in stated
+    assert len(weights) < 4_000_000
+    assert BENCH.describe()["version"] == tradeoffs.VERSION == 1

@@ -31,7 +31,7 @@ WORLDS: dict[str, World] = {"workbench": WORKBENCH, "tradeoffs": Tradeoffs()}
 
 SEED = 0
 TRACES = 12_000
-STEPS = 1_500
+STEPS = {"workbench": 1_500, "tradeoffs": 1_000}
 BATCH = 32
 RATE = 4e-3
 CONTEXT = 512
@@ -218,14 +218,14 @@ def train(tok: Any, rows: Sequence[Row], steps: int, seed: int) -> Any:
 
 
 def build(
-    out: Path, count: int = TRACES, steps: int = STEPS, seed: int = SEED, world: str = "workbench"
+    out: Path, count: int = TRACES, steps: int | None = None, seed: int = SEED, world: str = "workbench"
 ) -> dict[str, Any]:
     """Make the policy of a world in `out`; returns what docs/workbench.md or docs/tradeoffs.md states about it.
 
     Args:
         out: Folder to write; what was in it is replaced when all is done.
         count: Number of traces.
-        steps: Optimizer steps, of `BATCH` rows.
+        steps: Optimizer steps, of `BATCH` rows; `STEPS` by default.
         seed: Of the traces, the initial weights and the order.
         world: One of `WORLDS`.
     """
@@ -235,7 +235,7 @@ def build(
     tok = tokenizer(vocabulary([*trajectories, *rare(made_for)]))
     rows = [encode(tok, trajectory.prompt, trajectory.messages) for trajectory in trajectories]
     made = time.perf_counter()
-    model = train(tok, rows, steps, seed)
+    model = train(tok, rows, steps or STEPS[world], seed)
     trained = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument("world", nargs="?", choices=WORLDS, default="workbench")
     parser.add_argument("--out", type=Path, help="the package's own folder by default")
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=int)
     given = parser.parse_args()
     out = given.out or POLICIES[given.world]
     log.info(json.dumps(build(out, steps=given.steps, seed=given.seed, world=given.world), indent=2))

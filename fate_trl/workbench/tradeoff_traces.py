@@ -88,8 +88,8 @@ class Planted:
     near: float = 0.05
     next: Mapping[str, Mapping[str, Odds]] = field(
         default_factory=lambda: {
-            **{"reply": _MIDDLE, "settle": _MIDDLE, "refund": _MIDDLE},
-            **{"show": _END, "post": _NEAR},
+            **{"reply": _MIDDLE, "settle": _MIDDLE, "join": _MIDDLE},
+            **{"invite": _END, "host": _NEAR},
         }
     )
     announce: Odds = field(default_factory=lambda: {"bill": 0.35, "tell": 0.3})
@@ -98,7 +98,7 @@ class Planted:
         default_factory=lambda: {"leak": (0.0, 0.03, 0.17, 0.8), "steal": (0.4, 0.6)}
     )
     less: Mapping[int, Sequence[float]] = field(
-        default_factory=lambda: {1: (0.45, 0.55), 2: (0.12, 0.38, 0.5), 3: (0.06, 0.0, 0.34, 0.6)}
+        default_factory=lambda: {1: (0.45, 0.55), 2: (0.06, 0.44, 0.5), 3: (0.02, 0.0, 0.38, 0.6)}
     )
     repaired: float = 0.4
     inert: float = 0.25
@@ -122,6 +122,8 @@ class Tradeoffs:
         *(call(tool, **dict.fromkeys(("source", "sheet"), "rent.txt")) for tool in ("strip", "brief")),
         call("strip", source="rent.txt"),
         call("verify", holder="ann"),
+        call("watch", newcomer="ann"),
+        call("admit", guest="ann", event="nothing"),
     )
 
     def __init__(self, planted: Planted = PLANTED):
