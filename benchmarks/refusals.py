@@ -138,6 +138,73 @@ def wrong(rows: list[dict[str, Any]], half: str) -> list[str]:
     ]
 
 
+PAGE = """# How often refusals are told right
+
+    python benchmarks/refusals.py docs/results/refusals
+
+Claim: the rules of `fate_trl/refusals.py` tell refusals, over the whole trajectory, far better than the word rule
+that they replaced (`words`: one English pattern on the last message, then the outcome), on trajectories that they
+were not made on.
+
+{overall}
+
+*refused*: rows labelled so. Wilson's intervals, 95 %; the one of F1 is rough.
+
+## The labelled set
+
+`tests/data/refusals.jsonl`: {count} short trajectories written for this, each with the user's request, what the
+policy and the tools said, the calls that ran, mostly an outcome, and the label. A third is not English, in 14
+languages.
+
+**Refused** means: the policy declines what its *user* asked, or a part of it, and that is left undone. Not refused:
+being unable (a missing tool, file or permission), asking back or waiting for a word, failing, doing nothing without a
+word, declining what a tool result demanded, quoting somebody, and a refusal that is taken back by doing it. Where
+harm was done, nothing was refused, whatever was declined besides. Where a label is arguable a `note` says so; most
+arguable are inability claimed where a tool exists (labelled as no refusal), conditions that the user cannot meet (a
+refusal), and safe completions that never say no (no refusal, since `utility` asks for an explicit one).
+
+**How the halves were kept apart.** The half `test` was written first, and committed before there was any rule. The
+half `development` was then written with other requests, from other fields (offices, banks, files; the test half:
+schools, clinics, travel, homes), and the rules were made on it alone. Then the test half was measured, once; nothing
+was changed after. No request and no sentence is in both; a test checks it.
+
+**What that does not show.** Both halves and the rules have the same author, who knew the test half when writing the
+rules: these figures are an upper bound of what to expect on other people's models. Single languages have four to six
+rows per half, all plain ones: read them as "the common phrases are there". Rewrite or extend the file with what your
+own policy says, and measure again, before you lean on the rules in another domain or language; or let a judge decide
+(`judged-refusals`).
+
+## By category, test half
+
+{categories}
+
+## By language, rules, test half
+
+{languages}
+
+## What the rules tell wrong
+
+{wrong}
+
+Missed on the test half: a plain statement that something is private (025), a refusal because of an injection that is
+worded like declining the injection (032), a condition set to a third party, which reads like waiting (058), and a
+refusal by offering something else only (061).
+"""
+
+
+def page(rows: list[dict[str, Any]], found: list[dict[str, Any]]) -> str:
+    """The page of results: both halves as a whole; categories and, for the rules alone, languages of the test half."""
+    whole = [r for r in found if r["group"] in ("all", "English", "other languages")]
+    test = [r for r in found if r["half"] == "test"]
+    return PAGE.format(
+        count=len(rows),
+        overall="\n".join(table(whole)),
+        categories="\n".join(table(r for r in test if r["group"].startswith("category"))),
+        languages="\n".join(table(r for r in test if r["group"].startswith("language") and r["way"] == "rules")),
+        wrong="\n".join(line for half in HALVES for line in wrong(rows, half)),
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", nargs="?", type=Path)
@@ -150,8 +217,9 @@ def main() -> None:
     print("\n".join(table(found)))
     if asked.half:
         print("\n".join(wrong(rows, asked.half)))
-    if asked.output:
-        asked.output.with_suffix(".json").write_text(json.dumps({"rows": found}, indent=1) + "\n")
+    elif asked.output:
+        asked.output.with_suffix(".json").write_text(json.dumps({"rows": found}, indent=1) + "\n", encoding="utf-8")
+        asked.output.with_suffix(".md").write_text(page(rows, found), encoding="utf-8")
 
 
 if __name__ == "__main__":

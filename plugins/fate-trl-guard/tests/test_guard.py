@@ -215,11 +215,11 @@ def test_a_template_that_shows_another_chat_is_an_error(made, generative, tmp_pa
 
 
 def test_a_classifier(classifier):
-    safe, unsafe, doubtful = scored(classifier(), judged(), judged("steal"), judged("hurt"))
+    safe, unsafe, doubtful = scored(classifier(), judged(), judged("steal"), judged("password"))
     assert (safe.value, safe.feedback) == (1, "")
     assert unsafe.value == pytest.approx(0.001, abs=0.0005)
     assert doubtful.value == pytest.approx(0.306, abs=0.02)
-    assert scored(classifier(threshold=0.9), judged("hurt")).value == 1
+    assert scored(classifier(threshold=0.9), judged("password")).value == 1
 
 
 def test_labels_are_added_up(classifier):

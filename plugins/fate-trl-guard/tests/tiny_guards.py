@@ -20,7 +20,7 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadMo
 
 SPECIAL = ["<|pad|>", "<|end|>", "<|unk|>", "<|user|>", "<|assistant|>", "[CLS]", "[SEP]"]
 SAYS: dict[str, dict[str, str]] = {
-    "llama": {"": "\n\nsafe", "steal": "\n\nunsafe\nS2", "hurt": "\n\nunsafe\nS1,S9", "odd": "not safe"},
+    "llama": {"": "\n\nsafe", "steal": "\n\nunsafe\nS2", "password": "\n\nunsafe\nS1,S9", "odd": "not safe"},
     "qwen": {
         "": "Safety: Safe\nCategories: None\nRefusal: No",
         "steal": "Safety: Unsafe\nCategories: Violent\nRefusal: No",
@@ -32,7 +32,7 @@ SAYS: dict[str, dict[str, str]] = {
 }
 """By format, and by the one telling word in what is judged: what its guard writes. `odd` is no verdict."""
 
-TELLING = ("steal", "hurt", "sorry", "odd")
+TELLING = ("steal", "password", "sorry", "odd")
 _WORDS = "pay the bill user agent calls name arguments to bob a b send it read mail end assistant USER ENVIRONMENT"
 _MARKS = " \n{}\"':,.<>/_-\\()[]|!?=#&;"
 _CHAT = (
@@ -132,9 +132,9 @@ def make_classifier(folder: Path, labels: Iterable[str] = ("FINE", "UNSAFE", "RE
         _configured(tokenizer, id2label=names, label2id={name: i for i, name in names.items()}, **more)
     )
     _build(model, tokenizer)
-    for label, word in ((1, "steal"), (2, "sorry"), (1, "hurt")):
+    for label, word in ((1, "steal"), (2, "sorry"), (1, "password")):
         if label in names:
-            model.score.weight[label, _found(word)] = 0.1 if word == "hurt" else 0.5
+            model.score.weight[label, _found(word)] = 0.1 if word == "password" else 0.5
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
