@@ -1,6 +1,6 @@
 """What a verifier's step and sentence buy: how often a failure is repaired, with and without them.
 
-    python benchmarks/feedback.py [docs/results/feedback.json] [--tasks 240] [--k 4] [--seeds 3]
+    python benchmarks/feedback.py --out docs/results/feedback
 
 The embedded policy fails on training tasks of the workbench; each failure gets K candidates from the same policy under
 each way of asking, executed and scored by the four built-in verifiers, accepted if they resolve the task. *single* is
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import tempfile
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 from scipy import stats
 
 from fate_trl import stages
-from fate_trl.evolution import Evolution, failures_of, sample_tasks
+from fate_trl.evolution import Evolution, failures_of
 from fate_trl.ledger import RunDirectory, seed_of
 from fate_trl.plugins import load
 from fate_trl.recipe import make_recipe
@@ -50,30 +51,19 @@ def repaired(run: Evolution, failures: list[Failure], way: str, k: int, seed: in
     return np.array(done, dtype=float).reshape(len(failures), k)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("output", nargs="?", type=Path)
-    parser.add_argument("--tasks", type=int, default=240)
-    parser.add_argument("--k", type=int, default=4)
-    parser.add_argument("--seeds", type=int, default=3)
-    asked = parser.parse_args()
+def measured(tasks: int, k: int, seeds: int) -> dict[str, Any]:
+    """The rows of the table, and how many failures they are about."""
     rollout = {"chunk": 128, "max_completion_length": 128, "max_tool_calling_iterations": 6}
-    recipe = make_recipe({"model": {"threads": 1}, "suites": ["workbench"], "rollout": rollout})
+    suite = {"name": "workbench", "args": {"train": tasks}}
+    recipe = make_recipe({"model": {"threads": 1}, "suites": [suite], "rollout": rollout})
     with tempfile.TemporaryDirectory() as folder:
         run = stages.build(recipe, RunDirectory(folder))
-        tasks = sample_tasks(run.tasks("train"), asked.tasks, np.random.default_rng(0))
-        first = run.learner.rollout([RolloutRequest(task, task.messages) for task in tasks], 0)
+        first = run.learner.rollout([RolloutRequest(task, task.messages) for task in run.tasks("train")], 0)
         failures = failures_of(zip(first, score_all(run.verifiers, first), strict=True))
-        found = {
-            way: np.stack([repaired(run, failures, way, asked.k, seed) for seed in range(asked.seeds)]) for way in WAYS
-        }
+        found = {way: np.stack([repaired(run, failures, way, k, seed) for seed in range(seeds)]) for way in WAYS}
     kinds = np.array([failure.trajectory.task.kind for failure in failures])
     rows = [row(way, group, found, kinds) for group in ("all", *sorted(set(kinds))) for way in WAYS]
-    for line in table(rows):
-        print(line)
-    if asked.output:
-        head = {**vars(asked), "output": None, "machine": platform.machine(), "failures": len(failures)}
-        asked.output.write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
+    return {"tasks": tasks, "k": k, "seeds": seeds, "failures": len(failures), "rows": rows}
 
 
 def interval(values: np.ndarray) -> dict[str, float]:
@@ -97,14 +87,54 @@ def row(way: str, group: str, found: dict[str, np.ndarray], kinds: np.ndarray) -
     }
 
 
-def table(rows: list[dict[str, Any]]) -> list[str]:
-    lines = ["| failures | asked with | n | single, % | any of K, % | single less `reflect`, points |"]
-    lines.append("|---|---|---|---|---|---|")
+PAGE = """# What a verifier's step and sentence buy
+
+    python benchmarks/feedback.py --out docs/results/feedback
+
+How often a failure is repaired, by what the repair prompt says of it. The embedded policy fails on {failures} of
+{tasks} training tasks of the workbench; each failure gets {k} candidates under each way of asking, with {seeds} seeds,
+from the same policy. Candidates are executed and scored by the four built-in verifiers, and accepted if all objectives
+pass.
+
+- *single*: the share of candidates that are accepted. *any*: the share of failures with at least one among {k}.
+- In brackets: 95 % t-intervals over failures, each averaged over its candidates and seeds first. The last column is
+  paired by failure.
+
+{table}
+
+Python {python}, {cores} CPU cores, shared with other work.
+"""
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = ["| failures | asked with | n | single, % | any, % | single less `reflect`, points |"]
+    lines.append("|---|---|---:|---|---|---|")
     for r in rows:
-        measured = (r[key] for key in ("single", "any", "single_less_reflect"))
-        cells = [f"{100 * m['value']:.1f} [{100 * m['low']:.1f}, {100 * m['high']:.1f}]" for m in measured]
+        cells = [
+            f"{100 * m['value']:.1f} [{100 * m['low']:.1f}, {100 * m['high']:.1f}]"
+            for m in (r[key] for key in ("single", "any", "single_less_reflect"))
+        ]
         lines.append(f"| {r['kind']} | `{r['way']}`: {WAYS[r['way']][2]} | {r['n']} | {' | '.join(cells)} |")
-    return lines
+    return "\n".join(lines)
+
+
+def page(found: dict[str, Any]) -> str:
+    return PAGE.format(**{**found, "table": table(found["rows"])})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", help="write OUT.json and OUT.md")
+    parser.add_argument("--tasks", type=int, default=480)
+    parser.add_argument("--k", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=3)
+    asked = parser.parse_args()
+    setting = {"python": platform.python_version(), "cores": os.cpu_count()}
+    found = {**setting, **measured(asked.tasks, asked.k, asked.seeds)}
+    print(page(found))
+    if asked.out:
+        Path(f"{asked.out}.md").write_text(page(found), encoding="utf-8")
+        Path(f"{asked.out}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ from pydantic import Field, TypeAdapter
 from fate_trl.chat import EndpointError, Server, counts, message_of
 from fate_trl.ensembles import combined, reducer
 from fate_trl.recipe import check_url
-from fate_trl.types import OBJECTIVES, RecipeError, Score, Trajectory
+from fate_trl.types import OBJECTIVES, Message, RecipeError, Score, Trajectory
 
-from .prompt import messages
+from .prompt import messages, one_word
 from .rubrics import Rubric, rubrics_of
-from .verdict import YES_NO, NoVerdict, Scale, answer_type, parse
+from .verdict import YES_NO, NoVerdict, Scale, answer_type, parse, parse_word
 
 _REFUSED = (400, 422)  # what servers answer to a response_format that they don't know
 
@@ -40,6 +40,8 @@ class Judge:
         rubrics: By objective what a trajectory that passes looks like: one text, or one for each kind of task that the
             objective applies to. The four objectives have rubrics already.
         scale: `yes-no`, or the highest of the whole numbers from 0 that the judge answers with (n means n / scale).
+        answer: `json`, or `word` for a judge too weak for that: a request for each objective, answered by yes or no
+            alone. Then there is no reason, step or feedback, and no key that an answer must repeat.
         votes: Answers for each trajectory.
         reduce: What makes one score of them: their `mean`, or `majority` (1 if more than half give at least 0.5).
         temperature: Of sampling.
@@ -67,6 +69,7 @@ class Judge:
         objectives: list[str] = list(OBJECTIVES),  # noqa: B006
         rubrics: dict[str, str | Rubric] = {},  # noqa: B006
         scale: Scale = YES_NO,
+        answer: Literal["json", "word"] = "json",
         votes: Annotated[int, Field(ge=1, le=64)] = 1,
         reduce: Literal["mean", "majority"] = "mean",
         temperature: NonNegative = 0.0,
@@ -86,8 +89,10 @@ class Judge:
             raise RecipeError(f"judge: scale is yes-no or a whole number from 1 to 100, not {scale}.")
         if votes > 1 and temperature == 0:
             raise RecipeError(f"judge: {votes} votes at temperature 0 are one vote; set a temperature above 0.")
+        if answer == "word" and scale != YES_NO:
+            raise RecipeError(f"judge: with answer: word the scale is {YES_NO}, not {scale}.")
         self.objectives = tuple(objectives)
-        self.votes, self.scale, self.longest = votes, scale, longest
+        self.votes, self.scale, self.answer, self.longest = votes, scale, answer, longest
         self._rubrics = rubrics_of(objectives, rubrics)
         self._body = {"model": model, "temperature": temperature, "max_tokens": max_tokens, **body}
         self._reduce = reducer(reduce)
@@ -127,30 +132,44 @@ class Judge:
         self, trajectory: Trajectory, rubrics: Mapping[str, str], number: int, stopped: threading.Event
     ) -> dict[str, Score]:
         """One vote; an error score for each objective if there is none."""
+        if self.answer == "word":
+            return {name: self._word(trajectory, rubric, number, stopped) for name, rubric in rubrics.items()}
         key = secrets.token_hex(4)  # nobody who wrote into the trajectory can know it
         form = answer_form(tuple(rubrics), self.scale)
         prompt = messages(trajectory, rubrics, self.scale, key, self.longest)
         try:
-            answer, cut = message_of(self._ask({"messages": prompt, "seed": number, **self._body}, form, stopped))
-            if cut:
-                raise NoVerdict("the answer was cut off at the limit on tokens")
-            return parse(answer["content"], key, form, self.scale, trajectory)
-        except EndpointError as error:
-            return dict.fromkeys(rubrics, Score.error(f"judge: {error}", error.cause))
-        except NoVerdict as error:
-            return dict.fromkeys(rubrics, Score.error(f"judge: {error}", "no_verdict"))
+            text = self._answer(prompt, number, form, stopped)
+            return parse(text, key, form, self.scale, trajectory)
+        except (EndpointError, NoVerdict) as error:
+            return dict.fromkeys(rubrics, _error(error))
 
-    def _ask(self, body: Mapping[str, Any], form: TypeAdapter[Any], stopped: threading.Event) -> dict[str, Any]:
+    def _word(self, trajectory: Trajectory, rubric: str, number: int, stopped: threading.Event) -> Score:
+        """One vote on one objective, where a word is the answer."""
+        try:
+            return parse_word(self._answer(one_word(trajectory, rubric, self.longest), number, None, stopped))
+        except (EndpointError, NoVerdict) as error:
+            return _error(error)
+
+    def _answer(
+        self, prompt: list[Message], number: int, form: TypeAdapter[Any] | None, stopped: threading.Event
+    ) -> str:
+        """What the model wrote. Raises NoVerdict if it is cut off, and EndpointError."""
+        answer, cut = message_of(self._ask({"messages": prompt, "seed": number, **self._body}, form, stopped))
+        if cut:
+            raise NoVerdict("the answer was cut off at the limit on tokens")
+        return answer["content"]
+
+    def _ask(self, body: Mapping[str, Any], form: TypeAdapter[Any] | None, stopped: threading.Event) -> dict[str, Any]:
         """The reply; held to the form by the server, as long as it can do that."""
         body = {key: value for key, value in body.items() if value is not None}
-        if self._structured:
+        if form is not None and self._structured:
             try:
                 return self._count(self._server.ask({**body, "response_format": _response_format(form)}, stopped))
             except EndpointError as error:
                 if error.status not in _REFUSED:
                     raise
         reply = self._server.ask(body, stopped)  # a 400 that is about something else comes again, and is raised
-        self._structured = False
+        self._structured = self._structured and form is None
         return self._count(reply)
 
     # -------------------------------------------------------------------------------------------- what it costs
@@ -168,6 +187,10 @@ class Judge:
         with self._counting:
             spent, self._spent = self._spent, Counter()
         return dict(spent)
+
+
+def _error(error: EndpointError | NoVerdict) -> Score:
+    return Score.error(f"judge: {error}", error.cause if isinstance(error, EndpointError) else "no_verdict")
 
 
 @cache

