@@ -102,6 +102,17 @@ pass.
 
 {table}
 
+## What it says
+
+- Sentences buy most: with them a failure is repaired at least once in two thirds of the cases, instead of half. Most of
+  that is on harmful and attacked tasks. On benign ones no way of asking stands out.
+- The step at fault buys something by itself, and about as much as the sentences where the attack has to be left alone.
+- Both together do worse than sentences alone. The embedded policy was made on prompts that have the sentences and never
+  the step, so with a model that can read it may well be otherwise; `step` is off by default.
+- To restart before the fault (`resume`) repairs no more than to try again from the start.
+
+One policy, one world, and a policy that had seen such prompts: read the order of the rows, not their size.
+
 Python {python}, {cores} CPU cores, shared with other work.
 """
 
