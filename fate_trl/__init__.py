@@ -6,7 +6,11 @@ Public names resolve lazily, so that `import fate_trl` loads no torch.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.platform == "win32":  # locks, signals and limits are POSIX's
+    raise ImportError("fate-trl runs on Linux and macOS. On Windows, use the Windows Subsystem for Linux (WSL).")
 
 if TYPE_CHECKING:
     from .hookspecs import Choice, Component, hookimpl

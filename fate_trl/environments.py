@@ -32,6 +32,7 @@ from .types import (
     copied,
     dumps,
     nested,
+    shallow,
     stable_hash,
 )
 
@@ -175,11 +176,12 @@ class Recorder:
             policy: Name of what acted.
             data: More of the producer; JSON values only.
         """
+        messages = shallow(messages)
         outcome = self.outcome(messages)
         return Trajectory(
             task=self.request.task,
             prompt=self.request.messages,
-            messages=tuple(messages),
+            messages=messages,
             calls=tuple(self.calls),
             outcome=outcome,
             stop="error" if self.error else stop,

@@ -45,6 +45,7 @@ from .types import (
     SuiteError,
     Task,
     Trajectory,
+    shallow,
     stable_hash,
 )
 from .verifiers import SECONDS, check_objectives, is_verifier, score_all
@@ -711,7 +712,7 @@ class PFPOTrainer(GRPOTrainer):
         prompt_ids, completion_ids, masks, completions = self._generated[1][:4]
         out = []
         for i, (row, environment) in enumerate(zip(rows, environments, strict=True)):
-            prompt, messages = _messages(prompts[i], "user"), _messages(completions[i], "assistant")
+            prompt, messages = _messages(prompts[i], "user"), shallow(_messages(completions[i], "assistant"))
             request = _request_of(row, prompt)
             stop = self._stop(messages, completion_ids[i])
             episode: dict[str, Any] = {}

@@ -15,7 +15,7 @@ import numbers
 import re
 import types as _types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, Self
@@ -153,6 +153,9 @@ def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
 DEPTH = 100
 """Levels to which a record is nested at most (ours); a policy may write arguments that would overflow every reader."""
 
+CUT = "[nested too deeply]"
+"""What stands in a record for what is nested deeper."""
+
 
 _LEAVES = frozenset({str, int, bool, type(None)})
 """Most values are of these types, and stand for themselves; records are walked for every chunk and every copy."""
@@ -164,7 +167,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, Record):
         return value.to_dict()
     if depth > DEPTH and isinstance(value, (Mapping, tuple, list)):
-        return "[nested too deeply]"
+        return CUT
     if isinstance(value, Mapping):
         return {key: item if type(item) in _LEAVES else _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
@@ -219,6 +222,23 @@ def nested(value: Any, levels: int = DEPTH) -> bool:
         return False
     items = value.values() if isinstance(value, Mapping) else value
     return levels <= 0 or any(nested(item, levels - 1) for item in items)
+
+
+def shallow(messages: Iterable[Message]) -> tuple[Message, ...]:
+    """The messages, none nested deeper than a record may be: a policy may write calls that are.
+
+    In place of such arguments stands a text, so that they count as malformed; the recorder ran no such call.
+    """
+    return tuple(_plain(_shallow(message)) if nested(message) else message for message in messages)
+
+
+def _shallow(message: Message) -> Message:
+    calls = []
+    for call in message.get("tool_calls") or ():
+        function = call.get("function", call)
+        function = {**function, "arguments": CUT} if nested(function.get("arguments")) else function
+        calls.append({**call, "function": function} if "function" in call else function)
+    return {**message, "tool_calls": calls} if calls else message
 
 
 def copied(value: Any) -> Any:

@@ -15,7 +15,7 @@ from fate_trl.cli.tables import metrics_table
 from fate_trl.environments import Recorder
 from fate_trl.repairs import Reflect
 from fate_trl.testing.hostile import HOSTILE, live_terminal, record
-from fate_trl.types import DEPTH, Failure, InterchangeError, RolloutRequest, ToolError, dumps
+from fate_trl.types import CUT, DEPTH, Failure, InterchangeError, RolloutRequest, ToolError, dumps
 from fate_trl.workbench.suite import WorkbenchSuite
 
 ROOT = Path(fate_trl.__file__).parents[1]
@@ -172,3 +172,8 @@ def test_arguments_nested_without_end_are_the_policys_fault_and_break_nothing():
     assert not recorder.error
     assert recorder.calls[-1].fault == "arguments"
     assert "nested too deeply" in dumps({"a": deep})
+    call = {"type": "function", "function": {"name": "send", "arguments": {"to": deep, "text": "x"}}}
+    made = recorder.trajectory([{"role": "assistant", "content": "", "tool_calls": [call]}], "calls", "p")
+    assert made.messages[0]["tool_calls"][0]["function"] == {"name": "send", "arguments": CUT}
+    assert not made.error
+    assert call["function"]["arguments"]["to"] is deep, "what the policy's side holds is not changed"

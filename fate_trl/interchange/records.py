@@ -130,7 +130,8 @@ def scored(trajectory: Trajectory, recorded: Mapping[str, float | None]) -> Case
         if mine is None:
             scores[name] = Score.not_applicable("so recorded") if value is None else Score(value)
         elif value is not None and mine.status != "not_applicable":  # what applies follows from the kind of task
-            scores[name] = dataclasses.replace(mine, value=value) if mine.status == "ok" else Score(value)
+            agrees = mine.value is not None and (mine.value < 1) == (value < 1)  # else its words are of another verdict
+            scores[name] = dataclasses.replace(mine, value=value) if agrees else Score(value)
     return trajectory, ScoreCard(scores)
 
 
