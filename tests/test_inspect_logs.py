@@ -80,7 +80,7 @@ def test_agentharm_and_agentdojo_come_in_with_tasks_calls_outcomes_and_scores(lo
     assert len(harmful.task.tools) >= 1
     assert [call.name for call in harmful.calls] == [harmful.task.tools[0], "nothing"]
     assert harmful.calls[1].fault == "arguments"
-    assert harmful.prompt[-1]["content"].startswith("Placeholder request")
+    assert harmful.prompt[-1]["content"].strip().startswith("Placeholder request")
     assert (card.scores["security"].value, card.scores["utility"].value) == (1.0, 0.0)
     benign, card = cases["agentharm/benign", "Hello."]
     assert (benign.task.kind, benign.outcome.utility, card.scores["over_refusal"].value) == ("benign", 0.0, 1.0)

@@ -9,9 +9,9 @@ import time
 import pytest
 
 SCRIPTED = """
-import sys
-from fate_trl import stages
-from fate_trl.cli import main
+import os, sys, time
+from types import SimpleNamespace
+from fate_trl.cli import main, run
 from fate_trl.evolution import assemble
 from fate_trl.testing.scripted import ScriptedLearner
 
@@ -19,10 +19,14 @@ class Slow(ScriptedLearner):
     def _one(self, request, role):
         if request.stage == "collect":
             print("at work", flush=True)
-            __import__("time").sleep(float(__import__("os").environ["PAUSE"]))
+            time.sleep(float(os.environ["PAUSE"]))
         return super()._one(request, role)
 
-stages.build = lambda recipe, run, reporter=None: assemble(recipe, run, lambda suites, *_: Slow(suites), reporter)
+def build(recipe, directory, reporter=None):
+    return assemble(recipe, directory, lambda suites, *_: Slow(suites), reporter)
+
+sys.modules["fate_trl.stages"] = SimpleNamespace(build=build)  # which would import torch
+run.quiet_libraries, run._accelerators = lambda: None, lambda recipe: {}
 main()
 """
 """The command line with a scripted learner, in place of a model, that takes its time while it collects."""
