@@ -249,7 +249,9 @@ def _lengths(subject: Subject) -> tuple[list[Finding], Lengths]:
     traces = _traces(subject)
     requests = _repair_requests(subject, traces)
     repairs = [len(_prompt(subject, request.task, request.messages)) for request in requests]
-    found += [_oracle(subject, traces), _fits(subject, "repair prompts", repairs)]
+    found.append(_oracle(subject, traces))
+    if repairs:
+        found.append(_fits(subject, "repair prompts", repairs))
     return found, Lengths(longest, max([longest, *repairs]), limit)
 
 
@@ -273,6 +275,8 @@ def _prompt(subject: Subject, task: Task, messages: Sequence[Any]) -> list[int]:
 
 def _repair_requests(subject: Subject, traces: Sequence[Trajectory]) -> list[RolloutRequest]:
     """What the repair strategy asks where each trace is taken for a failure: as long as real ones, made by no model."""
+    if subject.recipe.repair is None:
+        return []
     card = ScoreCard({"utility": Score(0.0, reason="", feedback="The task was not done as the user asked for it.")})
     strategy = subject.recipe.repair.strategy
     repair = plugins.load("repair", strategy.name, strategy.args)
@@ -478,8 +482,8 @@ def _measured(recipe: Recipe) -> Finding:
             wanted = [RolloutRequest(task, task.messages, "pfpo") for task in run.tasks("train")]
             seconds["PFPO step"] = _runtime(run.learner.pfpo(wanted, 0))
     total = len(run.tasks("train")) if recipe.rollout.tasks is None else recipe.rollout.tasks
-    failures = min(recipe.repair.max_failures or total, total)
-    most = (total + failures * recipe.repair.k) * seconds["trajectory"]
+    repairs = 0 if recipe.repair is None else min(recipe.repair.max_failures or total, total) * recipe.repair.k
+    most = (total + repairs) * seconds["trajectory"] if recipe.repair is not None else 0.0
     shown = ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items())
     reason = f"{shown}; collecting and repairing take {most / 60:.1f} min a round at most, were all to fail"
     return Finding("time", "ok", reason, data={"seconds": seconds, "rollouts_at_most": most})
