@@ -86,8 +86,8 @@ class Spoilt:
     Args:
         suite: The workbench.
         targets: Ids of the tasks to spoil.
-        calls: By name: `open(task, open)`, `tools(tools)`, `execute(episode, name, arguments)`, or
-            `outcome(episode, calls, messages)`, with what they replace among their arguments.
+        calls: By name: `open(task, open)`, `execute(episode, name, arguments)`, or `outcome(episode, calls, messages)`,
+            with what they replace among their arguments.
     """
 
     def __init__(self, suite: WorkbenchSuite, targets: frozenset[str], calls: Mapping[str, Callable[..., Any]]):
@@ -98,9 +98,6 @@ class Spoilt:
 
     def spoils(self, task: Any) -> bool:
         return task.id in self.targets
-
-    def tools(self) -> Any:
-        return self.calls["tools"](self.suite.tools) if "tools" in self.calls else self.suite.tools()
 
     def open(self, task: Any) -> Any:
         if not self.spoils(task):

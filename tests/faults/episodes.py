@@ -9,7 +9,7 @@ import time
 from fate_trl.testing.scripted import perform
 from fate_trl.types import Outcome, Score, Script, SuiteError, ToolError
 
-from . import SECONDS, Bench, Learner, Ran, fault
+from . import SECONDS, Bench, Learner, Ran, fault, workbench
 
 FOREVER = 20 * SECONDS
 
@@ -94,10 +94,8 @@ def _(bench: Bench) -> Ran:
 
 @fault("opening", "every episode fails, until it is repaired", "the run stops with a table of causes, then goes on")
 def _(bench: Bench) -> Ran:
-    def down(tools):
-        raise ConnectionError("no docker")
-
-    stopped = bench.run(tools=down).stopped
+    bench.targets = frozenset(task.id for split in ("train", "test") for task in workbench().tasks(split))
+    stopped = bench.run(open=raising(ConnectionError("no docker"))).stopped
     assert "open_failed" in str(stopped)
     assert "no docker" in str(stopped)
     return bench.run().bears()
