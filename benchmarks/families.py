@@ -35,6 +35,46 @@ ENDS = {
 _SPECIAL = re.compile(r"<[|｜][^\s'\"{}<>]{1,30}?[|｜]?>|<\w{1,20}\|>|</?(?:think|tool_\w+|tools|\w+_of_\w+|image)>")
 
 
+_QWEN3 = {"model_type": "qwen3", "vocab_size": 151936, "num_key_value_heads": 8, "head_dim": 128}
+_QWEN3 |= {"max_position_embeddings": 40960, "rms_norm_eps": 1e-6}
+
+REAL = {
+    "Qwen/Qwen3-0.6B": _QWEN3
+    | {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16}
+    | {"tie_word_embeddings": True},
+    "Qwen/Qwen3-1.7B": _QWEN3
+    | {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16}
+    | {"tie_word_embeddings": True},
+    "Qwen/Qwen3-4B": _QWEN3
+    | {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32}
+    | {"tie_word_embeddings": True},
+    "Qwen/Qwen3-8B": _QWEN3
+    | {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32}
+    | {"tie_word_embeddings": False},
+    "meta-llama/Llama-3.1-8B-Instruct": {
+        "model_type": "llama",
+        "vocab_size": 128256,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+    },
+}
+"""What decides memory in the config.json of the models that the GPU recipes train."""
+
+
+def real_config(name: str) -> Any:
+    """The configuration of a real model, from `REAL`; no download."""
+    from transformers import AutoConfig
+
+    values = dict(REAL[name])
+    return AutoConfig.for_model(values.pop("model_type"), **values)
+
+
 def names() -> list[str]:
     """Every chat template that TRL ships, but its versions for training."""
     return sorted(file.stem for file in FOLDER.glob("*.jinja") if not file.stem.endswith("_training"))

@@ -288,9 +288,11 @@ def _oracle(subject: Subject, traces: Sequence[Trajectory]) -> Finding:
 
     rollout, lengths, rounds = subject.recipe.rollout, [], []
     for trace in traces:
-        row = tokens_of(
-            row_of(trace, "oracle", 0), subject.tokenizer, subject.tools(trace.task), **subject.template_kwargs
-        )
+        tools = subject.tools(trace.task)
+        try:
+            row = tokens_of(row_of(trace, "oracle", 0), subject.tokenizer, tools, **subject.template_kwargs)
+        except FateError as error:
+            return Finding("oracle traces", "error", str(error), "Set model.chat_template to one that TRL ships.")
         own = next((i for i, label in enumerate(row["labels"]) if label != -100), len(row["labels"]))
         lengths.append(len(row["labels"]) - own)
         rounds.append(sum(bool(message.get("tool_calls")) for message in trace.messages))

@@ -74,9 +74,8 @@ def estimate(recipe: Recipe, config: Any, lengths: Lengths, gpu: bool, device_me
 
 
 def _rollouts(recipe: Recipe, model: _Counted, lengths: Lengths, device_memory: float | None) -> Need:
-    keys, rows = recipe.rollout.trl, recipe.rollout.chunk
-    parts = model.generating(rows, lengths.longest_prompt + lengths.completion, keys, device_memory)
-    return Need("collect, repair, evaluate", {**model.held(), **parts})
+    keys, rows, length = recipe.rollout.trl, recipe.rollout.chunk, lengths.longest_prompt + lengths.completion
+    return Need("collect, repair, evaluate", model.generating(model.held(), rows, length, keys, device_memory))
 
 
 def _supervised(stage: str, trl: Mapping[str, Any], model: _Counted, lengths: Lengths) -> Need:
@@ -94,12 +93,9 @@ def _pfpo(recipe: Recipe, model: _Counted, lengths: Lengths, device_memory: floa
     steps = trl.get("steps_per_generation") or trl.get("gradient_accumulation_steps", 1)
     generated = trl.get("generation_batch_size") or rows * steps
     held = {**model.held(), **model.reference(trl.get("beta", 0.0))}
-    optimiser = model.optimiser(trl)  # of the steps before this generation
+    before = {**held, **model.optimiser(trl)}  # of the steps before this generation
     return [
-        Need(
-            "pfpo: generate",
-            {**held, **optimiser, **model.generating(generated, prompt + lengths.completion, keys, device_memory)},
-        ),
+        Need("pfpo: generate", model.generating(before, generated, prompt + lengths.completion, keys, device_memory)),
         Need(
             "pfpo: train",
             {
@@ -204,14 +200,18 @@ class _Counted:
         }
 
     def generating(
-        self, rows: int, length: int, keys: Mapping[str, Any], device_memory: float | None
+        self, held: Mapping[str, int], rows: int, length: int, keys: Mapping[str, Any], device_memory: float | None
     ) -> dict[str, int]:
-        """The cache of keys and values, and what reading `rows` × `length` tokens needs for moments."""
+        """What is held, the cache of keys and values, and what reading `rows` × `length` tokens needs for moments."""
         if keys.get("use_vllm"):
-            return _engine(keys, device_memory)
+            return {**held, **_engine(keys, device_memory)}
+        if keys.get("use_transformers_continuous_batching") and device_memory is not None:
+            # It takes this share of what is free, whatever it is asked; what does not fit waits.
+            share = (keys.get("transformers_continuous_batching_config") or {}).get("max_memory_percent", 0.5)
+            return {**held, "continuous batching": int(share * max(0.0, device_memory - sum(held.values())))}
         kept, peak = self._play(rows, length, train=False, checkpointing=False)
         words = 3 * rows * self.text.vocab_size * 4  # the logits of the next token, as sampling copies them
-        return {"KV cache": kept, "activations": peak - kept, "next token": words}
+        return {**held, "KV cache": kept, "activations": peak - kept, "next token": words}
 
     def _play(self, rows: int, length: int, train: bool, checkpointing: bool) -> tuple[int, int]:
         """(bytes alive after the forward, bytes alive at the peak), weights not counted."""

@@ -44,7 +44,7 @@ from .ledger import RunDirectory, flush
 from .processes import Led, Team
 from .recipe import EMBEDDED, SMOLLM2, Model, Recipe
 from .stop import ECHO, SIGNALS, Stop
-from .trainer import PFPOConfig, PFPOTrainer, request_dataset
+from .trainer import PFPOConfig, PFPOTrainer, one_engine, request_dataset
 from .types import BufferRow, FateError, LedgerError, RecipeError, RolloutRequest, Task, Trajectory
 from .workbench import POLICIES
 
@@ -329,6 +329,7 @@ class TrlLearner:
         self.stop = Stop()
         self.tasks: list[Task] = []
         self._roller: PFPOTrainer | None = None
+        self._engine: Any = None
         self._fitting = recipe.rollout.chunk
         self._check_settings()
         self._open()
@@ -408,16 +409,19 @@ class TrlLearner:
                 **settings,
             }
         )
-        return PFPOTrainer(
-            model=self.model,
-            reward_funcs=list(self.verifiers),
-            args=args,
-            train_dataset=request_dataset(requests),
-            processing_class=self.tokenizer,
-            environment_factory=environment_factories(self.suites, self.tasks, rollout.limits),
-            callbacks=[_Steps(self.reporter)],
-            selector=self.selector,
-        )
+        with one_engine(self._engine):
+            trainer = PFPOTrainer(
+                model=self.model,
+                reward_funcs=list(self.verifiers),
+                args=args,
+                train_dataset=request_dataset(requests),
+                processing_class=self.tokenizer,
+                environment_factory=environment_factories(self.suites, self.tasks, rollout.limits),
+                callbacks=[_Steps(self.reporter)],
+                selector=self.selector,
+            )
+        self._engine = getattr(trainer, "vllm_generation", None)
+        return trainer
 
     def _fresh(self) -> None:
         """The model as it was before the last trainer patched it, so that patches do not nest."""

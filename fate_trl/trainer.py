@@ -30,6 +30,7 @@ from accelerate.utils import gather, gather_object
 from datasets import Dataset, IterableDataset
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer import grpo_trainer
 from trl.trainer.utils import get_config_model_id
 
 from . import evaluate, pareto, plugins
@@ -298,6 +299,27 @@ _PADDING: dict[str, tuple[str, float | None]] = {
 def _widened(tensor: torch.Tensor, width: int, side: str, filler: float) -> torch.Tensor:
     missing = width - tensor.size(1)
     return torch.nn.functional.pad(tensor, (missing, 0) if side == "left" else (0, missing), value=filler)
+
+
+@contextmanager
+def one_engine(engine: Any):
+    """Within it a new trainer takes over this vLLM engine, an earlier trainer's on the same model, and starts none.
+
+    TRL starts an engine for each trainer, and a run has a trainer for each stage. A new trainer sends its weights
+    before it first generates.
+    """
+
+    def taken_over(model: Any, accelerator: Any, max_num_seqs: int | None = None, **settings: Any) -> Any:
+        vars(engine).update({"model": model, "accelerator": accelerator, "_weight_metadata": None})
+        vars(engine).update({name: value for name, value in settings.items() if name in vars(engine)})
+        return engine
+
+    theirs = grpo_trainer.VLLMGeneration
+    grpo_trainer.VLLMGeneration = theirs if engine is None else taken_over
+    try:
+        yield
+    finally:
+        grpo_trainer.VLLMGeneration = theirs
 
 
 class _Collected(Exception):

