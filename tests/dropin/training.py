@@ -101,7 +101,8 @@ KEYS: dict[str, dict[str, Any]] = {
     "cache_implementation": {"cache_implementation": "dynamic"},
     "pad_to_multiple_of": {"pad_to_multiple_of": 8},
     "use_transformers_continuous_batching": {
-        "use_transformers_continuous_batching": True, "transformers_continuous_batching_config": {"num_blocks": 64}
+        "use_transformers_continuous_batching": True,
+        "transformers_continuous_batching_config": {"num_blocks": 64, "max_batch_tokens": 256},  # else all memory
     },
     "log_completions": {
         "log_completions": True, "num_completions_to_print": 1, "log_unique_prompts": True, "log_multimodal": False

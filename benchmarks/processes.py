@@ -1,0 +1,147 @@
+"""Claim: a run on two processes comes to what a run on one comes to, and how much sooner.
+
+The quickstart, shrunk, with the embedded policy, is run as a user would run it, on one process and on two (gloo), with
+as many rows in each optimiser step. Sampled text depends on the process that samples it, so the two runs differ as two
+seeds do: `resolved` must lie within the other's interval. Wall-clock time depends on how many cores are free; CPU time,
+of all processes together, does not, and shows what the second process costs.
+
+    python benchmarks/processes.py --out docs/results/processes
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+SHRUNK = {
+    "suites": [{"name": "workbench", "args": {"train": 80, "validation": 0, "test": 120}}],
+    "rollout.tasks": 80,
+    "rollout.chunk": 40,
+    "repair.k": 4,
+    "pfpo.max_steps": 4,
+    "evaluation.tasks": 120,
+    "evaluation.validation": 0,
+    "evaluation.baselines": False,
+    "rounds": 1,
+}
+ROWS = {"sft.per_device_train_batch_size": 16, "pfpo.per_device_train_batch_size": 64}
+"""In all; each of two processes takes half."""
+
+LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+
+
+def ran(folder: Path, number: int) -> dict[str, Any]:
+    """Figures of a run on so many processes."""
+    settings = {
+        **SHRUNK,
+        **{key: rows // number for key, rows in ROWS.items()},
+        "output_dir": str(folder / str(number)),
+    }
+    sets = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    launcher = [*LAUNCHER, str(number)] if number > 1 else []
+    before, start = _cpu_seconds(), time.perf_counter()
+    subprocess.run(
+        [sys.executable, *launcher, "-m", "fate_trl.cli", "run", "quickstart", "--quiet", *sets],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    wall, cpu = time.perf_counter() - start, _cpu_seconds() - before
+    run = folder / str(number)
+    rows = json.loads((run / "metrics.json").read_text())["rows"]
+    resolved = {
+        row["policy"]: {key: row["metrics"]["resolved"][key] for key in ("value", "low", "high", "n")}
+        for row in rows
+        if row["split"] == "test" and row["kind"] == "all" and row["suite"] == "all"
+    }
+    stages = [json.loads(line) for file in sorted(run.glob("rounds/*/stages.jsonl")) for line in file.open()]
+    seconds = {f"{record['stage']} {i}" if record["stage"].startswith("eval") else record["stage"]: record["seconds"]
+               for i, record in enumerate(stages)}  # fmt: skip
+    return {"wall_seconds": wall, "cpu_seconds": cpu, "resolved": resolved, "stage_seconds": seconds}
+
+
+def _cpu_seconds() -> float:
+    """Of all children that have ended, and theirs."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
+HEAD = """# Two processes against one
+
+    python benchmarks/processes.py --out docs/results/processes
+
+The quickstart, shrunk (80 training tasks, 120 test tasks, one round, four PFPO steps), on one process and on two (gloo,
+one thread each, {cores} CPU cores, {load:.1f} other processes wanting them on average), with as many rows in each
+optimiser step. How a run is shared out stands in [More than one process](../processes.md).
+
+| | one process | two | ratio |
+|---|---:|---:|---:|
+| wall-clock seconds, start to end | {one[wall_seconds]:.0f} | {two[wall_seconds]:.0f} | {wall:.2f} |
+| of that in stages | {one_stages:.0f} | {two_stages:.0f} | {stages:.2f} |
+| CPU seconds of all processes | {one[cpu_seconds]:.0f} | {two[cpu_seconds]:.0f} | {cpu:.2f} |
+
+Each process loads torch and TRL for itself, which is most of the CPU time of a run as short as this.
+
+| `resolved`, test split, 95 % interval | one process | two | each within the other's interval |
+|---|---|---|---|
+{resolved}
+
+With a policy that is played back, so that nothing depends on sampling, both record the same trajectories, scores,
+selections, buffer rows and metrics, to the byte (`tests/test_processes.py`).
+"""
+
+
+def show(found: dict[str, Any]) -> str:
+    one, two = found["one"], found["two"]
+    totals = [sum(side["stage_seconds"].values()) for side in (one, two)]
+    return HEAD.format(
+        cores=found["cores"],
+        load=found["load"],
+        one=one,
+        two=two,
+        wall=two["wall_seconds"] / one["wall_seconds"],
+        cpu=two["cpu_seconds"] / one["cpu_seconds"],
+        one_stages=totals[0],
+        two_stages=totals[1],
+        stages=totals[1] / totals[0],
+        resolved="\n".join(
+            f"| {policy} | {_interval(a)} | {_interval(b)} | {'yes' if _agree(a, b) else 'no'} |"
+            for policy, a, b in (
+                (policy, one["resolved"][policy], two["resolved"][policy]) for policy in one["resolved"]
+            )
+        ),
+    )
+
+
+def _agree(one: dict[str, float], other: dict[str, float]) -> bool:
+    return all(b["low"] <= a["value"] <= b["high"] for a, b in ((one, other), (other, one)))
+
+
+def _interval(side: dict[str, float]) -> str:
+    return f"{side['value']:.3f} [{side['low']:.3f}, {side['high']:.3f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="file to write, without .md and .json")
+    arguments = parser.parse_args()
+    load = os.getloadavg()[2]
+    with tempfile.TemporaryDirectory() as folder:
+        found: dict[str, Any] = {name: ran(Path(folder), number) for name, number in (("one", 1), ("two", 2))}
+    found |= {"cores": os.cpu_count(), "load": load, "python": platform.python_version()}
+    arguments.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    arguments.out.with_suffix(".md").write_text(show(found), encoding="utf-8")
+    print(show(found))
+
+
+if __name__ == "__main__":
+    main()
