@@ -80,6 +80,13 @@ class Team:
 
             torch.distributed.barrier(group=self._group)
 
+    def close(self) -> None:
+        """Leave the group; all must."""
+        if self.size > 1:
+            import torch
+
+            torch.distributed.destroy_process_group()
+
 
 class Led:
     """The main process's learner, through which those of all processes are called; it looks like that learner."""
@@ -103,6 +110,7 @@ class Led:
         """Let the others end. In the middle of a verb they could not hear it; they notice that this process is gone."""
         if not self._together_now:
             self._team.agreed(None)
+            self._team.close()
 
 
 def follow(learner: Any, team: Team) -> None:
@@ -110,3 +118,4 @@ def follow(learner: Any, team: Team) -> None:
     while (said := team.agreed()) is not None:
         verb, args, kwargs = said
         getattr(learner, verb)(*args, **kwargs)
+    team.close()

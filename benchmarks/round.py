@@ -1,0 +1,219 @@
+"""Claim: a round spends its time where the engine does, in generating and in training.
+
+One round of the quickstart's stages on the workbench and the embedded policy, part by part, against what the engine
+alone needs for the same tokens:
+
+- *collect*: time inside the engine's generation over the time of the whole stage. The rest is tools, grading and
+  verifiers, the ledger, and TRL's own work between the turns.
+- *SFT*: TRL's SFTTrainer on the same token rows, over our stage, which makes the rows and the trainer too.
+- *PFPO*: GRPOTrainer on the same prompts and episodes with one trivial reward function, over our stage, per token
+  trained on; it grades episodes too, but asks no verifiers.
+
+In CPU seconds of this process, all threads together, which other work on the machine disturbs less than wall time. One
+thread; a model of 0.3 M parameters, so everything that is not the engine weighs more than with any model of use.
+
+    python benchmarks/round.py --out docs/results/round
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+
+from fate_trl import stages
+from fate_trl.environments import Recorder, environment_factories
+from fate_trl.evolution import row_of
+from fate_trl.ledger import RunDirectory
+from fate_trl.recipe import find_recipe, make_recipe, read_values
+from fate_trl.scores import Scorer
+from fate_trl.trainer import PFPOTrainer, request_dataset
+
+AIMS = {"collect": 0.85, "SFT": 0.95, "PFPO": 0.95}
+PARTS = {
+    "engine": (PFPOTrainer, "_generate_single_turn"),
+    "tools": (Recorder, "call"),
+    "grading": (Recorder, "outcome"),
+    "verifiers": (Scorer, "__call__"),
+    "ledger": (RunDirectory, "append_chunk"),
+}
+"""What is timed within a collect stage; none of these calls another."""
+
+
+@contextmanager
+def timed(spent: dict[str, float]) -> Iterator[None]:
+    """CPU seconds of each part, while it lasts."""
+    before = {name: getattr(owner, method) for name, (owner, method) in PARTS.items()}
+
+    def wrapped(name: str) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            start = time.process_time()
+            try:
+                return before[name](*args, **kwargs)
+            finally:
+                spent[name] += time.process_time() - start
+
+        return run
+
+    for name, (owner, method) in PARTS.items():
+        setattr(owner, method, wrapped(name))
+    try:
+        yield
+    finally:
+        for name, (owner, method) in PARTS.items():
+            setattr(owner, method, before[name])
+
+
+def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.process_time()
+    done = work()
+    return time.process_time() - start, done
+
+
+def collected(evolution: Any) -> tuple[dict[str, Any], list[Any]]:
+    spent: dict[str, float] = defaultdict(float)
+    evolution._collect(1)  # to warm up; what follows is another round's
+    with timed(spent):
+        whole, cases = seconds(lambda: evolution._collect(2))
+    tokens = evolution._done(2)["collect"]["sampled_tokens"]
+    rest = {"the rest, TRL's work between turns": whole - sum(spent.values())}
+    found = {"tokens": tokens, "stage": whole, "engine": spent["engine"], "parts": {**spent, **rest}}
+    return {**found, "ratio": spent["engine"] / whole}, cases
+
+
+def supervised(learner: Any, cases: list[Any]) -> dict[str, Any]:
+    rows = [row_of(trajectory, "anchor", 1) for trajectory, _ in cases]
+    settings = {**learner._common(1), "max_length": None, **learner.recipe.sft.trl}
+    examples = [stages.tokens_of(row, learner.tokenizer, learner._tools(row)) for row in rows]
+
+    def bare() -> None:
+        learner._fresh()
+        args = {"args": SFTConfig(**settings), "processing_class": learner.tokenizer}
+        SFTTrainer(learner.model, train_dataset=Dataset.from_list(examples), **args).train()
+
+    ours, theirs = alternately(lambda: learner.sft(rows, 1, "sft"), bare)
+    tokens = sum(len(example["input_ids"]) for example in examples)
+    return {"tokens": tokens * settings["num_train_epochs"], "stage": ours, "engine": theirs, "ratio": theirs / ours}
+
+
+def optimised(learner: Any, requests: list[Any]) -> dict[str, Any]:
+    recipe, trained = learner.recipe, {"ours": 0.0, "theirs": 0.0}
+    own = {"selector", "selector_args", "redraw_rounds"}
+    keys = {key: value for key, value in recipe.pfpo.trl.items() if key not in own}
+    rollout = recipe.rollout
+    keys |= {"max_completion_length": rollout.max_completion_length, "scale_rewards": "none"}
+    keys |= {"max_tool_calling_iterations": rollout.max_tool_calling_iterations}
+
+    def one(completions: Any, **_: Any) -> list[float]:
+        return [float(i % 2) for i in range(len(completions))]
+
+    def bare() -> None:
+        learner._fresh()
+        trainer = GRPOTrainer(
+            learner.model,
+            one,
+            GRPOConfig(**{**learner._common(1), **keys}),
+            request_dataset(requests),
+            processing_class=learner.tokenizer,
+            environment_factory=environment_factories(learner.suites, learner.tasks, rollout.limits),
+        )
+        trainer.train()
+        trained["theirs"] += _logged(trainer.state.log_history)
+
+    def ours() -> None:
+        trained["ours"] += _logged(learner.pfpo(requests, 1)["log"])
+
+    spent, engine = alternately(ours, bare)
+    rates = trained["ours"] / spent, trained["theirs"] / engine
+    return {
+        "tokens": trained["ours"],
+        "stage": spent,
+        "engine": trained["ours"] / rates[1],
+        "ratio": rates[0] / rates[1],
+    }
+
+
+def _logged(log: list[dict[str, Any]]) -> float:
+    return max(entry.get("num_tokens") or 0 for entry in log)
+
+
+def alternately(one: Callable[[], Any], other: Callable[[], Any], times: int = 3) -> tuple[float, float]:
+    """CPU seconds of both, summed over turns, after one each that does not count."""
+    one(), other()
+    pairs = [(seconds(one)[0], seconds(other)[0]) for _ in range(times)]
+    return sum(a for a, _ in pairs), sum(b for _, b in pairs)
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    values = read_values(find_recipe("quickstart"))
+    values["suites"] = [{"name": "workbench", "args": {"train": 120, "validation": 0, "test": 6}}]
+    values["rollout"] |= {"tasks": 120}
+    values["sft"] |= {"num_train_epochs": 1}
+    values["pfpo"] |= {"max_steps": 3, "redraw_rounds": 0}
+    evolution = stages.build(make_recipe(values), RunDirectory(folder))
+    learner: Any = evolution.learner
+    collect, cases = collected(evolution)
+    requests = evolution._pfpo_requests(1, cases)
+    return {"collect": collect, "SFT": supervised(learner, cases), "PFPO": optimised(learner, requests)}
+
+
+HEAD = """# Speed of a round
+
+    python benchmarks/round.py --out docs/results/round
+
+One round of the quickstart's stages on the workbench and the embedded policy (0.3 M parameters, one thread), against
+what the engine alone takes for the same tokens: for collecting its generation, for SFT TRL's SFTTrainer on the same
+rows, for PFPO GRPOTrainer on the same prompts and episodes with one trivial reward. CPU seconds, all threads together,
+on a machine with two cores that other work shared. A larger model makes every share of ours smaller.
+
+| stage | tokens | stage, s | tokens/s | engine alone, tokens/s | ratio | aim |
+|---|---:|---:|---:|---:|---:|---:|
+{rows}
+
+## Collect, by part
+
+| part | CPU s | share |
+|---|---:|---:|
+{parts}
+"""
+
+
+def show(found: dict[str, Any]) -> str:
+    parts = found["collect"]["parts"]
+    return HEAD.format(
+        rows="\n".join(
+            f"| {name} | {row['tokens']:.0f} | {row['stage']:.2f} | {row['tokens'] / row['stage']:.0f} "
+            f"| {row['tokens'] / row['engine']:.0f} | {row['ratio']:.2f} | {AIMS[name]} |"
+            for name, row in found.items()
+        ),
+        parts="\n".join(
+            f"| {name} | {spent:.3f} | {spent / sum(parts.values()):.1%} |"
+            for name, spent in sorted(parts.items(), key=lambda part: -part[1])
+        ),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="file to write, without .md and .json")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = measured(Path(folder))
+    print(show(found))
+    arguments.out.with_suffix(".md").write_text(show(found), encoding="utf-8")
+    record = {"python": platform.python_version(), "stages": found}
+    arguments.out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
