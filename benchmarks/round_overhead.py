@@ -20,7 +20,6 @@ import json
 import os
 import platform
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -47,48 +46,29 @@ ISOLATION = {
 class Stopwatch:
     """[CPU, wall-clock] seconds by part; what runs inside a measured call counts once, with the outermost.
 
-    To ask for the CPU time takes longer than some of what is measured: what `own` finds it to take is left out.
+    To ask for the CPU time takes longer than some of what is measured, so each time it is asked twice, and what that
+    took is left out.
     """
 
     def __init__(self) -> None:
         self.seconds = {"ledger": [0.0, 0.0], "isolation": [0.0, 0.0]}
-        self.calls = {"around": Counter[str](), "less_inner": Counter[str]()}
         self._inside = False
 
     def add(self, part: str, cpu: float, wall: float) -> None:
         self.seconds[part][0] += cpu
         self.seconds[part][1] += wall
 
-    def net(self, own: dict[str, np.ndarray]) -> np.ndarray:
-        """(ledger and isolation, CPU and wall clock) in seconds."""
-        return np.array(
-            [
-                np.array(gross) - sum(own[kind] * self.calls[kind][part] for kind in own)
-                for part, gross in self.seconds.items()
-            ]
-        )
-
-    @classmethod
-    def own(cls, calls: int = 5_000) -> dict[str, np.ndarray]:
-        """What measuring itself takes, per call of a function that does nothing."""
-        watch = cls()
-        around, less_inner = watch.around("ledger", lambda: None), watch.less_inner("isolation", lambda _, f, s: f())
-        for _ in range(calls):
-            around()
-            less_inner(None, lambda: None, 1.0)
-        return {kind: np.array(watch.seconds[part]) / calls for kind, part in zip(watch.calls, watch.seconds)}
-
     def around(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def measured(*arguments: Any, **settings: Any) -> Any:
             if self._inside:
                 return function(*arguments, **settings)
             self._inside = True
-            self.calls["around"][part] += 1
-            cpu, wall = process_time(), perf_counter()
+            asked, cpu, wall = process_time(), process_time(), perf_counter()
             try:
                 return function(*arguments, **settings)
             finally:
-                self.add(part, process_time() - cpu, perf_counter() - wall)
+                wall = perf_counter() - wall
+                self.add(part, process_time() - cpu - (cpu - asked), wall)
                 self._inside = False
 
         return measured
@@ -104,12 +84,12 @@ class Stopwatch:
                 finally:
                     self.add(part, cpu - process_time(), wall - perf_counter())
 
-            self.calls["less_inner"][part] += 1
-            cpu, wall = process_time(), perf_counter()
+            asked, cpu, wall = process_time(), process_time(), perf_counter()
             try:
                 return call(thread, timed, seconds)
             finally:
-                self.add(part, process_time() - cpu, perf_counter() - wall)
+                wall = perf_counter() - wall
+                self.add(part, process_time() - cpu - 2 * (cpu - asked), wall)
 
         return measured
 
@@ -162,7 +142,7 @@ def measure(pairs: int) -> dict[str, Any]:
                     with watched(watch) if arm == "guarded" else bare():
                         rounds[arm] = one_round(evolution, str(root / "start"), root / f"{arm}-{number}")
                     if arm == "guarded":
-                        share_Q_C = watch.net(Stopwatch.own()) / rounds[arm][0]
+                        share_Q_C = np.array(list(watch.seconds.values())) / rounds[arm][0]
                 assert rounds["guarded"][1] == rounds["bare"][1], "both arms do the same"
                 if number:  # the first pair warms up
                     times.append([rounds[arm][0] for arm in ("guarded", "bare")])

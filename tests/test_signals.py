@@ -71,7 +71,6 @@ def records(folder):
     return {name: (folder / f"run/rounds/01/{name}.jsonl").read_bytes() for name in ("rollouts", "repairs", "buffer")}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_run_that_is_asked_to_stop_finishes_its_chunk_and_goes_on_the_same(number, status, tmp_path, uninterrupted):
     process = start(tmp_path, "recipe.yaml", pause=0.3)
