@@ -43,6 +43,7 @@ contract: plugins
 	$(BIN)/python plugins/fate-trl-judge/tests/scripted_judge.py $(BIN)/python $(CONTRACT) judge
 
 slow: plugins
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,qlora]'
 	$(BIN)/python -m pytest -q -m slow
 
 # In a real browser: Debian's own, driven by Playwright, which downloads nothing here.
