@@ -314,12 +314,13 @@ def one_engine(engine: Any):
         vars(engine).update({name: value for name, value in settings.items() if name in vars(engine)})
         return engine
 
-    theirs = grpo_trainer.VLLMGeneration
-    grpo_trainer.VLLMGeneration = theirs if engine is None else taken_over
+    names = vars(grpo_trainer)
+    theirs = names["VLLMGeneration"]
+    names["VLLMGeneration"] = theirs if engine is None else taken_over
     try:
         yield
     finally:
-        grpo_trainer.VLLMGeneration = theirs
+        names["VLLMGeneration"] = theirs
 
 
 class _Collected(Exception):
