@@ -53,7 +53,7 @@ from fate_trl.types import KINDS, ScoreCard, stable_hash
 ROUNDS = 60
 """More than any budget pays for."""
 
-QUICK = {"evaluation.tasks": 200, "evaluation.validation": 60}
+QUICK = {"rounds": 2, "rollout.tasks": 160, "evaluation.tasks": 120, "evaluation.validation": 60}
 TUNING_SEEDS = (100, 101)
 
 
@@ -340,7 +340,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=numbers, help="such as 0-7 or 0,3")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for all methods")
-    parser.add_argument("--quick", action="store_true", help="two seeds, fewer test tasks")
+    parser.add_argument("--quick", action="store_true", help="two seeds, two rounds, fewer tasks")
     parser.add_argument("--tune", action="store_true", help="try each method's settings, on seeds of their own")
     parser.add_argument("--runs", default="runs/learning", help="where finished runs are kept")
     parser.add_argument("--output", type=Path, help="results go to this name with .json, .md and .svg")

@@ -206,6 +206,14 @@ def test_rollouts_repeat_by_seed_whatever_came_before(folder):
     assert [t.completion_ids for t in first] != [t.completion_ids for t in other]
 
 
+def test_the_kl_term_is_to_where_the_stage_began(folder):
+    """TRL's reference is the model as its folder has it: after SFT, KL would pull the policy back to before it."""
+    made = learner(folder, pfpo={"beta": 0.1, "max_steps": 1})
+    made.sft([oracle_row(made)] * 4, 0, "sft")
+    (step,) = (entry for entry in made.pfpo(requests(made, "pfpo"), 0)["log"] if "kl" in entry)
+    assert step["kl"] == pytest.approx(0, abs=1e-5)
+
+
 def test_pfpo_with_kl_twice_on_one_adapter(folder):
     """TRL keeps a copy of the adapter as reference; a second stage must get a new copy, not the first one's."""
     made = learner(folder, model={"path": str(folder), "lora": {"r": 4}, "threads": 1}, pfpo={"beta": 0.1})
