@@ -208,7 +208,8 @@ def request(learner: Any, length: int) -> RolloutRequest:
     tools = [prototypes[name] for name in sorted(task.tools)]
     short = len(templates.render(learner.tokenizer, task.messages, tools, add_generation_prompt=True))
     *before, last = task.messages
-    words = " the" * max(0, length - short)
+    tokens = len(learner.tokenizer(" the" * 100, add_special_tokens=False)["input_ids"]) / 100
+    words = " the" * max(0, int((length - short) / tokens))
     return RolloutRequest(task, (*before, {**last, "content": last["content"] + words}))
 
 

@@ -21,7 +21,7 @@ from .recipe import Recipe, generation
 CONTEXT = 2**30
 """Bytes of a CUDA context with the libraries' workspaces (ours; not measured)."""
 
-PROCESS = 700 * 2**20
+PROCESS = 545 * 2**20
 """Bytes of a process on a CPU that has imported torch and TRL and has no model (docs/results/memory.md)."""
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
