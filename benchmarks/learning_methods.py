@@ -71,7 +71,11 @@ ABLATIONS = {
     "no-rescoring": Method("a random candidate", {"repair.accept": "random"}),
     "no-over-refusal": Method(
         "without the over-refusal objective",
-        {"verifiers": ["security", "utility", "trajectory_control"], "evaluation.verifiers": ["over_refusal"]},
+        {
+            "verifiers": ["security", "utility", "trajectory_control"],
+            "evaluation.verifiers": ["over_refusal"],
+            "repair.floors": {"trajectory_control": 1.0},
+        },
     ),
     "sum-selection": Method("sum selection, Pareto reward", {"repair.selector": SUM}),
     "sum-reward": Method("Pareto selection, sum reward", {"selector": SUM, "repair.selector": "=selector"}),

@@ -71,9 +71,10 @@ def scripted(monkeypatch):
     return ran
 
 
+@pytest.mark.parametrize("shipped", ["quickstart", "tradeoffs"])
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_is_a_legal_recipe(name):
-    recipe = recipe_of(read_values(find_recipe("quickstart")), METHODS[name], 3, 1000)
+def test_every_method_is_a_legal_recipe(name, shipped):
+    recipe = recipe_of(read_values(find_recipe(shipped)), METHODS[name], 3, 1000)
     assert recipe.seed == 3
     assert (recipe.token_budget is None) == (METHODS[name].rounds is not None)
 
