@@ -48,6 +48,7 @@ def test_the_builtins_pass():
         *("judged-refusals", "announced_utility"),
         *("reflect", "resample", "resume"),
         *("pareto-front", "pareto-rank", "product", "weighted-sum", "gdpo"),
+        *("chebyshev", "constraint", "dominance-count"),
         *("workbench", "tradeoffs", "jsonl"),
     }
     assert results.skipped == {}
