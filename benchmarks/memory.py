@@ -46,14 +46,20 @@ SMALL = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, 
 SMALL |= {"num_key_value_heads": 3, "head_dim": 64, "vocab_size": 8192}
 
 
+WRITTEN = 16
+"""Tokens that the last turn writes."""
+
+
 def case(
     config: str | dict, stage: str, rows: int, length: int, cap: int | None = None, trl: dict | None = None, **model
 ):
+    completion = WRITTEN if stage == "generate" else length // 2
     return {
         "config": config,
         "stage": stage,
         "rows": rows,
-        "length": length,
+        "prompt": length - completion,
+        "completion": completion,
         "cap": cap,
         "trl": trl or {},
         "model": model,
@@ -85,8 +91,6 @@ ON_CPU = {
         SMALL, "sft", 2, 768, trl=CHECKPOINTS, lora=LORA, load_in_4bit=True, dtype="bfloat16"
     ),
 }
-WRITTEN = 16
-"""Tokens that the last turn writes."""
 
 
 # ------------------------------------------------------------------------------------------------ one case
@@ -100,12 +104,11 @@ def config_of(asked: dict[str, Any]) -> Any:
 
 def recipe_of(asked: dict[str, Any], gpu: bool) -> Any:
     batch = {"per_device_train_batch_size": asked["rows"], "max_steps": 2, **asked["trl"]}
-    completion = WRITTEN if asked["stage"] == "generate" else asked["length"] // 2
     return make_recipe(
         {
             "model": {"path": "random/weights", **({} if gpu else {"threads": 1}), **asked["model"]},
             "suites": ["workbench"],
-            "rollout": {"chunk": asked["rows"], "max_completion_length": completion},
+            "rollout": {"chunk": asked["rows"], "max_completion_length": asked["completion"]},
             "sft": batch,
             "pfpo": {**batch, "gradient_accumulation_steps": 2, "num_generations": 2},
         }
@@ -126,15 +129,12 @@ def measured(asked: dict[str, Any], gpu: bool) -> dict[str, float]:
     )
     learner.tasks = list(suite.tasks("train", 0))
     start = time.perf_counter()
-    {"generate": generate, "sft": sft, "pfpo": pfpo}[asked["stage"]](learner, asked)
-    seconds = time.perf_counter() - start
+    prompt = {"generate": generate, "sft": sft, "pfpo": pfpo}[asked["stage"]](learner, asked)
+    took = {"prompt": prompt, "seconds": time.perf_counter() - start}
     if gpu:
         free, total = torch.cuda.mem_get_info()
-        return {
-            "bytes": torch.cuda.max_memory_reserved() + total - free - torch.cuda.memory_reserved(),
-            "seconds": seconds,
-        }
-    return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "seconds": seconds}
+        return {**took, "bytes": torch.cuda.max_memory_reserved() + total - free - torch.cuda.memory_reserved()}
+    return {**took, "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
 def random_model(config: Any, model: Any, gpu: bool) -> Any:
@@ -179,47 +179,52 @@ def in_4bit(model: Any, dtype: torch.dtype, device: str) -> None:
     model.is_loaded_in_4bit = True
 
 
-def generate(learner: Any, asked: dict[str, Any]) -> None:
-    learner.rollout([request(learner, asked["length"] - WRITTEN)] * asked["rows"], 0)
+def generate(learner: Any, asked: dict[str, Any]) -> int:
+    made, prompt = request(learner, asked["prompt"])
+    learner.rollout([made] * asked["rows"], 0)
+    return prompt
 
 
-def sft(learner: Any, asked: dict[str, Any]) -> None:
-    half = asked["length"] // 2
+def sft(learner: Any, asked: dict[str, Any]) -> int:
+    prompt, completion = (7,) * asked["prompt"], (9,) * asked["completion"]
     row = BufferRow(
-        "anchor", "workbench", "t", prompt_ids=(7,) * half, completion_ids=(9,) * half, policy_mask=(1,) * half
+        "anchor", "workbench", "t", prompt_ids=prompt, completion_ids=completion, policy_mask=(1,) * len(completion)
     )
     learner.sft([row] * 2 * asked["rows"], 0, "sft")
+    return len(prompt)
 
 
-def pfpo(learner: Any, asked: dict[str, Any]) -> None:
-    half = asked["length"] // 2
-
+def pfpo(learner: Any, asked: dict[str, Any]) -> int:
     def turn(trainer: Any, prompt_ids: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
-        return [torch.randint(300, 1000, (half,)).tolist() for _ in prompt_ids], None
+        return [torch.randint(300, 1000, (asked["completion"],)).tolist() for _ in prompt_ids], None
 
     stages.PFPOTrainer._generate_single_turn = turn
-    learner.pfpo([request(learner, half)] * 4, 0)
+    made, prompt = request(learner, asked["prompt"])
+    learner.pfpo([made] * 4, 0)
+    return prompt
 
 
-def request(learner: Any, length: int) -> RolloutRequest:
-    """A request whose prompt has about so many tokens."""
+def request(learner: Any, length: int) -> tuple[RolloutRequest, int]:
+    """A request whose prompt has about so many tokens, and how many it has: its tools alone take some 900."""
     task = learner.tasks[0]
     prototypes = learner.suites["workbench"].tools()
     tools = [prototypes[name] for name in sorted(task.tools)]
-    short = len(templates.render(learner.tokenizer, task.messages, tools, add_generation_prompt=True))
     *before, last = task.messages
-    tokens = len(learner.tokenizer(" the" * 100, add_special_tokens=False)["input_ids"]) / 100
-    words = " the" * max(0, int((length - short) / tokens))
-    return RolloutRequest(task, (*before, {**last, "content": last["content"] + words}))
+
+    def counted(words: int) -> tuple[tuple[Any, ...], int]:
+        messages = (*before, {**last, "content": last["content"] + " the" * words})
+        return messages, len(templates.render(learner.tokenizer, messages, tools, add_generation_prompt=True))
+
+    short, each = counted(0)[1], (counted(100)[1] - counted(0)[1]) / 100
+    messages, tokens = counted(max(0, int((length - short) / each)))
+    return RolloutRequest(task, messages), tokens
 
 
 # ------------------------------------------------------------------------------------------------ all cases
 
 
 def estimated(asked: dict[str, Any], gpu: bool) -> memory.Need:
-    completion = WRITTEN if asked["stage"] == "generate" else asked["length"] // 2
-    prompt = asked["length"] - completion
-    lengths = memory.Lengths(prompt, prompt, completion)
+    lengths = memory.Lengths(asked["prompt"], asked["prompt"], asked["completion"])
     room = asked["cap"] * GIB if asked["cap"] else None
     needs = memory.estimate(recipe_of(asked, gpu), config_of(asked), lengths, gpu, room)
     wanted = {"generate": "collect, repair, evaluate", "sft": "sft", "pfpo": "pfpo: train"}[asked["stage"]]
@@ -244,8 +249,9 @@ def rows_of(cases: dict[str, dict[str, Any]], gpu: bool) -> Iterator[dict[str, A
         found[name] = receiver.recv()
         child.join()
     for name, asked in cases.items():
-        need = estimated(asked, gpu)
-        yield {"case": name, **asked, "estimate": need.total, "parts": need.parts, **found[name]}
+        row = {"case": name, **asked, **found[name]}
+        need = estimated(row, gpu)
+        yield {**row, "estimate": need.total, "parts": need.parts}
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
