@@ -1,7 +1,7 @@
 """Claim: what works with GRPOTrainer works with PFPOTrainer, and with `weighted-sum` trains the same bits.
 
-Every row of tests/dropin is tried on one process, or on two. The figures are kept by the versions installed, so each
-run, and the script under other versions, adds to the table:
+Every row of tests/dropin is tried on one process, and some of each kind on two. The figures are kept by the versions
+installed, so each run, and the script under other versions, adds to the table:
 
     python benchmarks/dropin.py newest --out docs/results/dropin
     python benchmarks/dropin.py newest --processes 2 --out docs/results/dropin
@@ -39,8 +39,8 @@ def on_one(folder: Path) -> dict[str, Any]:
 
 
 def on_two(folder: Path) -> dict[str, Any]:
-    """The same on two processes, and two held against one."""
-    found = processes.on_two(folder, [row.name for row in possible() if not row.alone])
+    """The rows of the default tests on two processes, and two held against one."""
+    found = processes.on_two(folder, [row.name for row in possible() if row.fast])
     against = processes.against_one(folder, found)
     return {"rows": {name: found[name] for name in found if name not in against}, "against_one": against}
 
@@ -107,7 +107,7 @@ def show(record: dict[str, Any]) -> str:
                 row.area,
                 row.what,
                 *(_cell(row, side["rows"].get(row.name)) for side in sides),
-                row.setup().differs or row.alone,
+                row.setup().differs,
             )
             for row in rows()
         ),

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 SHRUNK = {
-    "suites": [{"name": "workbench", "args": {"train": 80, "validation": 0, "test": 120}}],
-    "rollout.tasks": 80,
-    "rollout.chunk": 40,
+    "suites": [{"name": "workbench", "args": {"train": 48, "validation": 0, "test": 96}}],
+    "rollout.tasks": 48,
+    "rollout.chunk": 48,
     "repair.k": 4,
-    "pfpo.max_steps": 4,
-    "evaluation.tasks": 120,
+    "pfpo.max_steps": 2,
+    "evaluation.tasks": 96,
     "evaluation.validation": 0,
     "evaluation.baselines": False,
     "rounds": 1,
@@ -79,7 +79,7 @@ HEAD = """# Two processes against one
 
     python benchmarks/processes.py --out docs/results/processes
 
-The quickstart, shrunk (80 training tasks, 120 test tasks, one round, four PFPO steps), on one process and on two (gloo,
+The quickstart, shrunk (48 training tasks, 96 test tasks, one round, two PFPO steps), on one process and on two (gloo,
 one thread each, {cores} CPU cores, {load:.1f} other processes wanting them on average), with as many rows in each
 optimiser step. How a run is shared out stands in [More than one process](../processes.md).
 

@@ -126,6 +126,8 @@ RECIPE = {
     "evaluation": {"baselines": False, "validation": 6},
     "rounds": 2,
 }
+HALF = ["--set", "pfpo.per_device_train_batch_size=4", "--set", "sft.per_device_train_batch_size=1"]
+"""For two processes: as many rows in all, so that a group of PFPO spans both."""
 PLAYBACK = Path(__file__).parent / "playback.py"
 LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
@@ -164,9 +166,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_processes_record_what_one_does(alone, tmp_path):
-    # As many rows in all, so that a group of PFPO spans both.
-    half = ["--set", "pfpo.per_device_train_batch_size=4", "--set", "sft.per_device_train_batch_size=1"]
-    asked = [*command(tmp_path, True), *half]
+    asked = [*command(tmp_path, True), *HALF]
     ran = subprocess.run(asked, check=True, env=ENVIRONMENT, capture_output=True, text=True)
     assert records(tmp_path / "run") == records(alone)
     assert ran.stderr.count("round 2  save") == 1, "progress is shown once"
@@ -179,7 +179,8 @@ def test_two_processes_record_what_one_does(alone, tmp_path):
 @pytest.mark.timeout(900)
 def test_a_run_on_two_processes_stops_when_asked_and_goes_on(alone, tmp_path):
     run = tmp_path / "run"
-    launched = subprocess.Popen(command(tmp_path, True), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    asked = [*command(tmp_path, True), *HALF]
+    launched = subprocess.Popen(asked, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     waits = time.monotonic() + 500
     while not (run / "rounds/01/rollouts.jsonl").exists():
         assert time.monotonic() < waits

@@ -7,7 +7,7 @@
 A function in any file of this folder is a row. It says how a trainer is made, and is called anew for every trainer, so
 that two share no state. `tried` trains GRPOTrainer, PFPOTrainer with `weighted-sum`, which must come to the same bits
 and the same log, and PFPOTrainer with `pareto-front`, whose advantages must be the selector's. tests/test_dropin.py
-tries the rows on one process, benchmarks/dropin.py on one and on two, and writes docs/results/dropin.{md,json}.
+and benchmarks/dropin.py try the rows; the latter writes docs/results/dropin.{md,json}.
 """
 
 from __future__ import annotations
@@ -92,8 +92,7 @@ class Setup:
 class Row:
     """A row: what GRPOTrainer is given, and the function that sets it up.
 
-    `fast` rows run in the default tests. `needs` is a package that may be missing; `alone` says why GRPOTrainer itself
-    cannot do it on several processes.
+    `fast` rows run in the default tests, and on two processes. `needs` is a package that may be missing.
     """
 
     area: str
@@ -101,7 +100,6 @@ class Row:
     setup: Callable[[], Setup]
     fast: bool = False
     needs: str = ""
-    alone: str = ""
 
     @property
     def name(self) -> str:
