@@ -39,13 +39,13 @@ ROWS = {"sft.per_device_train_batch_size": 16, "pfpo.per_device_train_batch_size
 LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 
 
-def ran(folder: Path, number: int) -> dict[str, Any]:
+SEEDS = (0, 1)
+
+
+def ran(folder: Path, number: int, seed: int) -> dict[str, Any]:
     """Figures of a run on so many processes."""
-    settings = {
-        **SHRUNK,
-        **{key: rows // number for key, rows in ROWS.items()},
-        "output_dir": str(folder / str(number)),
-    }
+    run = folder / f"{number}-{seed}"
+    settings = {**SHRUNK, **{key: rows // number for key, rows in ROWS.items()}, "seed": seed, "output_dir": str(run)}
     sets = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
     launcher = [*LAUNCHER, str(number)] if number > 1 else []
     before, start = _cpu_seconds(), time.perf_counter()
@@ -56,7 +56,6 @@ def ran(folder: Path, number: int) -> dict[str, Any]:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     wall, cpu = time.perf_counter() - start, _cpu_seconds() - before
-    run = folder / str(number)
     rows = json.loads((run / "metrics.json").read_text())["rows"]
     resolved = {
         row["policy"]: {key: row["metrics"]["resolved"][key] for key in ("value", "low", "high", "n")}
@@ -64,9 +63,8 @@ def ran(folder: Path, number: int) -> dict[str, Any]:
         if row["split"] == "test" and row["kind"] == "all" and row["suite"] == "all"
     }
     stages = [json.loads(line) for file in sorted(run.glob("rounds/*/stages.jsonl")) for line in file.open()]
-    seconds = {f"{record['stage']} {i}" if record["stage"].startswith("eval") else record["stage"]: record["seconds"]
-               for i, record in enumerate(stages)}  # fmt: skip
-    return {"wall_seconds": wall, "cpu_seconds": cpu, "resolved": resolved, "stage_seconds": seconds}
+    spent = sum(record["seconds"] for record in stages)
+    return {"wall_seconds": wall, "cpu_seconds": cpu, "stage_seconds": spent, "resolved": resolved}
 
 
 def _cpu_seconds() -> float:
@@ -85,15 +83,16 @@ optimiser step. How a run is shared out stands in [More than one process](../pro
 
 | | one process | two | ratio |
 |---|---:|---:|---:|
-| wall-clock seconds, start to end | {one[wall_seconds]:.0f} | {two[wall_seconds]:.0f} | {wall:.2f} |
-| of that in stages | {one_stages:.0f} | {two_stages:.0f} | {stages:.2f} |
-| CPU seconds of all processes | {one[cpu_seconds]:.0f} | {two[cpu_seconds]:.0f} | {cpu:.2f} |
+{times}
 
 Each process loads torch and TRL for itself, which is most of the CPU time of a run as short as this.
 
-| `resolved`, test split, 95 % interval | one process | two | each within the other's interval |
-|---|---|---|---|
+| seed | `resolved`, test split, 95 % interval | one process | two | each within the other's interval |
+|---|---|---|---|---|
 {resolved}
+
+The interval is that of one policy over test tasks. Two trainings from other samples end in two policies, and these differ
+by more: before training the two agree, after it one seed on one process is as far from another as from two processes.
 
 With a policy that is played back, so that nothing depends on sampling, both record the same trajectories, scores,
 selections, buffer rows and metrics, to the byte (`tests/test_processes.py`).
@@ -102,22 +101,24 @@ selections, buffer rows and metrics, to the byte (`tests/test_processes.py`).
 
 def show(found: dict[str, Any]) -> str:
     one, two = found["one"], found["two"]
-    totals = [sum(side["stage_seconds"].values()) for side in (one, two)]
+    times = {
+        "wall-clock seconds, start to end": "wall_seconds",
+        "of that in stages": "stage_seconds",
+        "CPU seconds of all processes": "cpu_seconds",
+    }
+    sums = [(words, *(sum(run[key] for run in side.values()) for side in (one, two))) for words, key in times.items()]
+    pairs = [
+        (seed, policy, one[seed]["resolved"][policy], two[seed]["resolved"][policy])
+        for seed in one
+        for policy in one[seed]["resolved"]
+    ]
     return HEAD.format(
         cores=found["cores"],
         load=found["load"],
-        one=one,
-        two=two,
-        wall=two["wall_seconds"] / one["wall_seconds"],
-        cpu=two["cpu_seconds"] / one["cpu_seconds"],
-        one_stages=totals[0],
-        two_stages=totals[1],
-        stages=totals[1] / totals[0],
+        times="\n".join(f"| {words} | {a:.0f} | {b:.0f} | {b / a:.2f} |" for words, a, b in sums),
         resolved="\n".join(
-            f"| {policy} | {_interval(a)} | {_interval(b)} | {'yes' if _agree(a, b) else 'no'} |"
-            for policy, a, b in (
-                (policy, one["resolved"][policy], two["resolved"][policy]) for policy in one["resolved"]
-            )
+            f"| {seed} | {policy} | {_interval(a)} | {_interval(b)} | {'yes' if _agree(a, b) else 'no'} |"
+            for seed, policy, a, b in pairs
         ),
     )
 
@@ -136,7 +137,10 @@ def main() -> None:
     arguments = parser.parse_args()
     load = os.getloadavg()[2]
     with tempfile.TemporaryDirectory() as folder:
-        found: dict[str, Any] = {name: ran(Path(folder), number) for name, number in (("one", 1), ("two", 2))}
+        found: dict[str, Any] = {
+            name: {str(seed): ran(Path(folder), number, seed) for seed in SEEDS}
+            for name, number in (("one", 1), ("two", 2))
+        }
     found |= {"cores": os.cpu_count(), "load": load, "python": platform.python_version()}
     arguments.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     arguments.out.with_suffix(".md").write_text(show(found), encoding="utf-8")
