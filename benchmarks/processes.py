@@ -91,8 +91,8 @@ Each process loads torch and TRL for itself, which is most of the CPU time of a 
 |---|---|---|---|---|
 {resolved}
 
-The interval is that of one policy over test tasks. Two trainings from other samples end in two policies, and these differ
-by more: before training the two agree, after it one seed on one process is as far from another as from two processes.
+An interval is that of one policy over the test tasks. Two trainings from other samples, here or by another seed, end in
+two policies, and nothing says that these agree within it; before training they do.
 
 With a policy that is played back, so that nothing depends on sampling, both record the same trajectories, scores,
 selections, buffer rows and metrics, to the byte (`tests/test_processes.py`).
