@@ -180,8 +180,8 @@ on a machine with two cores that other work shared. A larger model makes every s
 |---|---:|---:|---:|---:|---:|---:|
 {rows}
 
-SFT and PFPO reach their aims; collecting does not, on this model: what TRL does between the turns (rendering and parsing
-messages, padding) does not grow with the model, and the engine's time here is that of 0.3 M parameters.
+SFT and PFPO reach their aims; collecting does not, on this model: what TRL does between the turns (rendering, parsing,
+padding) does not grow with the model, and the engine's time here is that of 0.3 M parameters.
 
 ## Collect, by part
 

@@ -29,6 +29,7 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from fate_trl import plugins
+from fate_trl.processes import count
 from fate_trl.trainer import PFPOConfig, PFPOTrainer
 
 OURS = ("pareto/", "objective/", "errors/", "tokens/")
@@ -218,7 +219,8 @@ def used(row: Row, folder: Path, kind: type, **chosen: Any) -> tuple[Any, dict[s
     first: list[dict[str, torch.Tensor]] = []
 
     def make(**changes: Any) -> Any:
-        keys = {"max_completion_length": 6, **setup.args, **own, **changes}
+        sizes = {"max_completion_length": 6, "per_device_train_batch_size": 8 // count()}
+        keys = {**sizes, **setup.args, **own, **changes}
         args = tiny.config(config, folder, **keys)
         model = setup.model(tokenizer)
         trainer = kind(model, setup.rewards, args, setup.data, processing_class=tokenizer, **setup.more, **more)
