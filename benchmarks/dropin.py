@@ -71,7 +71,14 @@ and a test fails for a key or an argument that has no row.
 |---|---|{dashes}|---|
 {rows}
 
-## Two processes against one
+{two}
+## Not run
+
+{not_run}
+"""
+
+
+TWO = """## Two processes against one
 
 Sampled text depends on the process that samples it, so here a `rollout_func` says what is completed, and the whole
 batch is the same on one process and on two (gloo). What differs is the order in which gradients are summed.
@@ -79,10 +86,6 @@ batch is the same on one process and on two (gloo). What differs is the order in
 | groups of 4 | trainer | {versioned} |
 |---|---|{dashes_two}|
 {against}
-
-## Not run
-
-{not_run}
 """
 
 
@@ -111,6 +114,13 @@ def show(record: dict[str, Any]) -> str:
             )
             for row in rows()
         ),
+        two=_against(two) if two else "",
+        not_run="\n".join(f"- `{key}`: {why}" for key, why in training.NOT_RUN.items()),
+    )
+
+
+def _against(two: list[tuple[str, dict[str, Any]]]) -> str:
+    return TWO.format(
         versioned=" | ".join(label for label, _ in two),
         dashes_two="|".join(["---"] * len(two)),
         against="\n".join(
@@ -118,7 +128,6 @@ def show(record: dict[str, Any]) -> str:
             for layout in processes.LAYOUTS
             for kind in processes.KINDS
         ),
-        not_run="\n".join(f"- `{key}`: {why}" for key, why in training.NOT_RUN.items()),
     )
 
 
