@@ -46,7 +46,8 @@ def stages_table(run: RunDirectory) -> list[str]:
     for folder in sorted((run.path / "rounds").iterdir()):
         for record in run.read(f"rounds/{folder.name}/stages.jsonl"):
             hidden = ("stage", "seconds", "log")
-            what = ", ".join(f"{k} {v}" for k, v in record.items() if k not in hidden and v not in ([], {}))
+            facts = {k: round(v) if isinstance(v, float) else v for k, v in record.items() if k not in hidden}
+            what = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in facts.items() if v not in ([], {}))
             total += record["seconds"]
             lines.append(f"| {int(folder.name)} | {record['stage']} | {record['seconds']:.1f} | {what} |")
     return [*lines, f"| | **all** | **{total:.0f}** | |"]
