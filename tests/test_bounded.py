@@ -62,7 +62,15 @@ def test_a_thread_that_is_done_serves_the_next_and_one_that_hangs_serves_nobody(
         time.sleep(0.01)
 
 
-def test_a_caller_that_is_interrupted_leaves_the_thread_behind():
+@pytest.fixture
+def interruptible():
+    """Python's own handler: in the background of a script, a shell has SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_caller_that_is_interrupted_leaves_the_thread_behind(interruptible):
     thread, released = Thread(), threading.Event()
     busy = thread.call(threading.get_ident, LONG)
     threading.Timer(SHORT, signal.pthread_kill, [threading.get_ident(), signal.SIGINT]).start()
