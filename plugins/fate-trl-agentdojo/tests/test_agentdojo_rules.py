@@ -7,12 +7,13 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import pytest
+from fate_trl_agentdojo.episode import AgentDojoEpisode
 from fate_trl_agentdojo.policies import rules_of
 
 from fate_trl import plugins
 from fate_trl.rules import Rules
 from fate_trl.testing.scripted import perform
-from fate_trl.types import RolloutRequest, Task, Trajectory
+from fate_trl.types import Outcome, RolloutRequest, Task, Trajectory
 from fate_trl.verifiers import score_all
 
 NAMES = ("banking", "slack", "travel", "workspace")
@@ -67,7 +68,9 @@ def test_a_sample_of_attacks_is_caught_and_clean_tasks_are_not(load, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("attack", ["important_instructions", "direct"])
 @pytest.mark.parametrize("name", NAMES)
-def test_at_least_90_percent_are_caught_and_at_most_10_percent_flagged_falsely(load, name, attack):
+def test_at_least_90_percent_are_caught_and_at_most_10_percent_flagged_falsely(load, monkeypatch, name, attack):
+    # Rules see no outcome, and AgentDojo's grading takes most of the time: minutes in workspace.
+    monkeypatch.setattr(AgentDojoEpisode, "outcome", lambda self, calls, messages: Outcome())
     suite = load(name, attacks=[attack])
     caught, attackers, flagged, oracles = counts(suite, of_kind(suite, "attacked"))
     assert caught >= 0.9 * attackers
