@@ -206,7 +206,7 @@ def records_of(run, name):
 @pytest.mark.timeout(900)
 def test_what_goes_wrong_ends_both(tmp_path):
     """A stage that fails on the main process: the error is shown once, and nobody waits for ever."""
-    late = ["--set", "rollout.tool_seconds=0.0001", "--set", "evaluation.max_error_rate=0.01"]
+    late = ["--set", "rollout.tool_seconds=1e-9", "--set", "evaluation.max_error_rate=0.01"]
     asked = [*command(tmp_path, True), *late]
     ran = subprocess.run(asked, env=ENVIRONMENT, capture_output=True, text=True, timeout=800)
     assert ran.returncode != 0
