@@ -41,7 +41,8 @@ def settled(folder: Path, kind: str, rows: int) -> dict[str, list[float]]:
     def rolled(asked: list[Any], trainer: Any) -> dict[str, Any]:
         ids = [trainer.processing_class.apply_chat_template(p, add_generation_prompt=True)["input_ids"] for p in asked]
         first = trainer.accelerator.process_index * len(asked)
-        made = [[20 + ((first + i) % 4 * 5 + len(row)) % 12, 20 + i % 3, 1] for i, row in enumerate(ids)]
+        places = [(first + i) % 4 for i in range(len(ids))]
+        made = [[20 + (place * 5 + len(row)) % 12, 20 + place % 3, 1] for place, row in zip(places, ids, strict=True)]
         return {"prompt_ids": ids, "completion_ids": made, "logprobs": [[-1.0] * 3] * len(ids)}
 
     cls, config = (GRPOTrainer, GRPOConfig) if kind == "GRPOTrainer" else (PFPOTrainer, PFPOConfig)
