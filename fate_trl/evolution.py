@@ -102,7 +102,7 @@ def longest_first(tasks: Iterable[Task], suites: Mapping[str, Suite]) -> list[Ta
 
     def length(task: Task) -> int:
         tools = suites[task.suite].tools()
-        described = sum(len(tools[name].__doc__ or "") for name in task.tools)
+        described = sum(len(tools[name].__doc__ or "") for name in task.tools if name in tools)
         return described + sum(len(text_of(message)) for message in task.messages)
 
     return sorted(tasks, key=length, reverse=True)
