@@ -106,12 +106,16 @@ def process(tmp_path, monkeypatch):
 
 
 def gone(pid):
-    """Whether a process has ended, or waits for its parent to hear of it."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+    """Whether a process has ended, or waits for its parent to hear of it; a killed one may need a moment for that."""
+    for _ in range(600):
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                if file.read().rpartition(")")[2].split()[0] in "ZX":
+                    return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def test_a_process_answers_until_it_dies_and_is_started_again(process):

@@ -77,6 +77,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("component", every, ids=[f"{type}-{name}" for type, name in every], indirect=True)
 
 
+def _assert_same(found: Sequence[Any], expected: Sequence[Any], meaning: str) -> None:
+    """Fail with the first pair that differs.
+
+    A plain assert of two long lists would have pytest, where the variable CI is set, work minutes on their difference.
+    """
+    assert len(found) == len(expected), f"{meaning}: {len(found)} in place of {len(expected)}"
+    for i, (one, other) in enumerate(zip(found, expected, strict=True)):
+        if one != other:
+            pytest.fail(f"{meaning}: number {i} is {_short(one)} in place of {_short(other)}")
+
+
+def _short(thing: Any) -> str:
+    text = thing if isinstance(thing, str) else repr(thing)
+    return text if len(text) <= 300 else f"{text[:300]}…"
+
+
 def _arguments(config: pytest.Config, name: str) -> dict[str, Any]:
     try:
         given = json.loads(config.getoption("--fate-args"))
@@ -225,11 +241,11 @@ def _check_score(score: Any, trajectory: Trajectory) -> None:
 def test_verifier_does_not_change_its_input(verifier: Any, untouched: list[Trajectory]) -> None:
     given = copy.deepcopy(untouched)
     _scores(verifier, given)
-    assert _json(given) == _json(untouched), "it changed a trajectory, or their order"
+    _assert_same(_json(given), _json(untouched), "it changed a trajectory, or their order")
 
 
 def test_verifier_says_the_same_twice(verifier: Any, trajectories: list[Trajectory]) -> None:
-    assert _scores(verifier, trajectories) == _scores(verifier, trajectories)
+    _assert_same(_scores(verifier, trajectories), _scores(verifier, trajectories), "the second time differs")
 
 
 def test_verifier_scores_do_not_depend_on_the_batch(verifier: Any, trajectories: list[Trajectory]) -> None:
@@ -237,9 +253,10 @@ def test_verifier_scores_do_not_depend_on_the_batch(verifier: Any, trajectories:
     scored = _scores(verifier, trajectories)
     order = np.random.default_rng(0).permutation(len(trajectories))
     shuffled = _scores(verifier, [trajectories[i] for i in order])
-    assert shuffled == [scored[i] for i in order], "the order matters"
+    _assert_same(shuffled, [scored[i] for i in order], "the order matters")
     some = order[:40]
-    assert [_scores(verifier, [trajectories[i]])[0] for i in some] == [scored[i] for i in some], "the batch matters"
+    alone = [_scores(verifier, [trajectories[i]])[0] for i in some]
+    _assert_same(alone, [scored[i] for i in some], "the batch matters")
 
 
 def test_verifier_never_fails_a_policy_for_a_missing_outcome(verifier: Any, trajectories: list[Trajectory]) -> None:
@@ -286,7 +303,9 @@ def test_verifier_is_not_asked_about_broken_episodes(verifier: Any, trajectories
     broken = replace(trajectories[0], outcome=None, stop="error", error="the environment did not open")
     cards = verifiers.score_all([verifier], [*trajectories[:5], broken])
     assert set(cards[-1].errors) == set(verifier.objectives)
-    assert [card.scores for card in cards[:-1]] == _scores(verifier, trajectories[:5])
+    _assert_same(
+        [card.scores for card in cards[:-1]], _scores(verifier, trajectories[:5]), "a faulty neighbour matters"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ repair strategies
@@ -347,11 +366,12 @@ def test_repair_replays_recorded_calls_only(repair: Any, failures: list[Failure]
 def test_repair_does_not_change_its_input(repair: Any, untouched_failures: list[Failure]) -> None:
     given = copy.deepcopy(untouched_failures)
     repair.requests(given, 2, _rng())
-    assert _json(given) == _json(untouched_failures), "it changed a failure, or their order"
+    _assert_same(_json(given), _json(untouched_failures), "it changed a failure, or their order")
 
 
 def test_repair_depends_on_its_rng_only(repair: Any, failures: list[Failure]) -> None:
-    assert repair.requests(failures, 3, _rng(1)) == repair.requests(failures, 3, _rng(1))
+    once, twice = (repair.requests(failures, 3, _rng(1)) for _ in range(2))
+    _assert_same(twice, once, "the second time differs")
 
 
 def test_repair_never_judges(repair: Any, failures: list[Failure]) -> None:
@@ -526,8 +546,8 @@ def test_suite_gives_the_same_tasks_for_the_same_seed(
 ) -> None:
     fresh = _make(request.config, "suite", request.node.callspec.params["suite"])
     for split, tasks in splits.items():
-        assert list(suite.tasks(split, 0)) == tasks
-        assert list(fresh.tasks(split, 0)) == tasks
+        _assert_same(list(suite.tasks(split, 0)), tasks, f"the second time {split} differs")
+        _assert_same(list(fresh.tasks(split, 0)), tasks, f"from a new suite {split} differs")
 
 
 def test_suite_tasks_are_whole(suite: Suite, splits: dict[str, list[Task]]) -> None:
