@@ -36,8 +36,8 @@ class Method:
 REFERENCE = "fate"
 RL = {"repair": None, "sft": None}
 """Policy optimisation alone: nothing is collected, repaired or learned from repairs."""
-RATES = tuple({"pfpo.learning_rate": rate} for rate in (3e-5, 1e-4, 3e-4, 1e-3))
-SFT_RATES = tuple({"sft.learning_rate": rate} for rate in (3e-4, 1e-3, 3e-3))
+RATES = tuple({"pfpo.learning_rate": rate} for rate in (1e-4, 1e-3, 3e-3))
+SFT_RATES = ({"sft.learning_rate": 1e-3}, {"sft.learning_rate": 3e-3}, {"sft.num_train_epochs": 3})
 SFT = {"pfpo": None}
 """Learning from repairs alone."""
 SUM, GDPO = "weighted-sum", "gdpo"
@@ -121,6 +121,7 @@ REWARDS = {
     "front-scaled": Method("front, then mean by range", {"selector": front(tie_break="scaled")}),
     "front-worst": Method("front, then lowest", {"selector": front(tie_break="worst")}),
     "front-product": Method("front, then box volume", {"selector": front(tie_break="product")}),
+    "front-random": Method("front, repairs drawn from it", {"selector": front(tie_break="random")}),
     "front-crowding": Method("front, then crowding", {"selector": front(tie_break="crowding")}),
     "front-rank": Method("rank", {"selector": rank(epsilon=0.0)}),
     "rank-mean": Method("rank, then mean", {"selector": rank()}),

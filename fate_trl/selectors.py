@@ -21,8 +21,8 @@ negative weight means that lower is better. Only the front is the paper's; tie-b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, get_args
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from .hookspecs import Choice, Component, hookimpl
 from .types import RecipeError
 
 fate_trl_api = 1
+
+TieBreak = Literal[pareto.TieBreak, "random"]
+TIE_BREAKS = get_args(TieBreak)
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class _Selector:
                 raise RecipeError(f"the weight of objective {name!r} is {weight}; it must be a finite number")
 
     def choose(self, scores_K_M: np.ndarray, *, objectives: Sequence[str], rng: np.random.Generator) -> Choice | None:
-        """Pick one member of the candidates' front; `rng` is not used, so equal input gives equal output.
+        """Pick one member of the candidates' front; equal input, `rng` included, gives equal output.
 
         `decided_by` is "only" (one candidate), "front" (the front holds one distinct vector), the tie-break's name,
         or "index" where that ties between different vectors too. The lowest index wins what is still tied.
@@ -125,25 +128,38 @@ class ParetoFront(_Selector):
 
     Attributes:
         tie_break: "mean" (weighted mean of the objectives that apply), "scaled" (the same, each by its range in the
-            group), "worst" (their lowest), "product" or "crowding"; see `pareto.tie_values`.
+            group), "worst" (their lowest), "product" or "crowding"; see `pareto.tie_values`. "random" draws one of the
+            front's distinct vectors, so that over many failures the whole front is learned from, not one end of it;
+            in a reward it is no tie-break at all.
         epsilon: Weight of the tie-break, at most 0.5; the front counts 1. 0 leaves groups that are one front
             without a gradient, and most groups of 8 are, so the default is 0.1 (ours).
     """
 
-    tie_break: pareto.TieBreak = "mean"
+    tie_break: TieBreak = "mean"
     epsilon: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_epsilon(self.epsilon)
-        if self.tie_break not in get_args(pareto.TieBreak):
-            raise RecipeError(f"no tie-break {self.tie_break!r}; there are {', '.join(get_args(pareto.TieBreak))}")
+        if self.tie_break not in TIE_BREAKS:
+            raise RecipeError(f"no tie-break {self.tie_break!r}; there are {', '.join(TIE_BREAKS)}")
+
+    def choose(self, scores_K_M: np.ndarray, *, objectives: Sequence[str], rng: np.random.Generator) -> Choice | None:
+        choice = super().choose(scores_K_M, objectives=objectives, rng=rng)
+        if self.tie_break != "random" or choice is None or choice.decided_by in ("only", "front"):
+            return choice
+        counted = [(self.weights or {}).get(name, 1.0) != 0 for name in objectives]
+        vectors = np.nan_to_num(np.asarray(scores_K_M)[list(choice.front)][:, counted])
+        _, first = np.unique(vectors, axis=0, return_index=True)
+        return replace(choice, index=choice.front[rng.choice(first)], decided_by="random")
 
     def _rewards(self, groups: _Groups) -> np.ndarray:
         ties_G_N = self._keys(groups)
         return pareto.front_reward(groups.scores_G_N_M, groups.valid_G_N, ties_G_N, self.epsilon)
 
     def _keys(self, groups: _Groups) -> np.ndarray:
+        if self.tie_break == "random":
+            return np.where(groups.valid_G_N, 0.0, np.nan)
         return pareto.tie_values(groups.scores_G_N_M, groups.valid_G_N, groups.weights_M, self.tie_break)
 
     def _decider(self) -> str:

@@ -138,6 +138,19 @@ def test_tie_breaks_choose_by_their_name():
     assert choose(FACTORIES["gdpo"](weights={"o0": 2.0}), scores) == Choice(0, (0, 1, 2), "weighted-sum")
 
 
+def test_random_draws_each_vector_of_the_front_alike_and_does_not_touch_rewards():
+    scores = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.0, 1.0], [0.0, 0.5]])
+    make = FACTORIES["pareto-front"]
+    rng = np.random.default_rng(0)
+    drawn = [make(tie_break="random").choose(scores, objectives=["a", "b"], rng=rng) for _ in range(400)]
+    assert {choice.index for choice in drawn} == {0, 3}
+    assert 160 < sum(choice.index == 3 for choice in drawn) < 240
+    assert {(choice.front, choice.decided_by) for choice in drawn} == {((0, 1, 2, 3), "random")}
+    one = make(tie_break="random", weights={"a": 0.0})  # what does not count does not make vectors distinct
+    assert one.choose(scores, objectives=["a", "b"], rng=rng) == Choice(3, (3,), "front")
+    assert reward(make(tie_break="random"), scores).tolist() == reward(make(epsilon=0.0), scores).tolist()
+
+
 def test_scaled_makes_a_narrow_objective_count_as_much_as_a_wide_one():
     scores = [[0.9, 0.50], [0.1, 0.54], [0.6, 0.53]]  # the sum hears the first objective only
     make = FACTORIES["pareto-front"]
