@@ -251,6 +251,7 @@ class Evolution:
     def __post_init__(self) -> None:
         self._tasks: dict[str, list[Task]] = {}
         self._limits: Limits = self.recipe.rollout.limits
+        self._evaluated: dict[tuple[int, str, bool], list[dict[str, Any]]] = {}  # intervals are not computed twice
 
     # -------------------------------------------------------------------------------------------- the whole run
 
@@ -663,12 +664,15 @@ class Evolution:
         for stage in self._done(round):
             if not stage.startswith("eval-"):
                 continue
-            warm_start = self.recipe.warm_start is not None
-            split, name = measured(stage, round, warm_start=warm_start, rounds=self.recipe.rounds)
-            cases = self._recorded(round, "rollouts", stage)
-            rows += evaluate.rows(
-                cases, round=round, split=split, policy=name, accepted=accepted, seed=self.recipe.seed
-            )
+            key = (round, stage, accepted)
+            if key not in self._evaluated:
+                warm_start = self.recipe.warm_start is not None
+                split, name = measured(stage, round, warm_start=warm_start, rounds=self.recipe.rounds)
+                cases = self._recorded(round, "rollouts", stage)
+                self._evaluated[key] = evaluate.rows(
+                    cases, round=round, split=split, policy=name, accepted=accepted, seed=self.recipe.seed
+                )
+            rows += self._evaluated[key]
         return rows
 
     def _write_metrics(self) -> list[dict[str, Any]]:

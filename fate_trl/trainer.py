@@ -22,6 +22,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from inspect import isfunction, ismethod
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ import torch
 from accelerate.utils import gather, gather_object
 from datasets import Dataset, IterableDataset
 from transformers import TrainerCallback
+from transformers.utils import get_json_schema
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer import grpo_trainer
 from trl.trainer.utils import get_config_model_id
@@ -452,6 +454,7 @@ class PFPOTrainer(GRPOTrainer):
         self._seen_rows, self._excluded_rows = 0, 0
         self._error_cases: list[evaluate.Case] = []
         self.tokens: Counter[str] = Counter()
+        self._schema_of: dict[int, tuple[Any, dict[str, Any]]] = {}
         self._redraw_rounds = getattr(args, "redraw_rounds", 0)
         if self._redraw_rounds:
             self._check_redraw()
@@ -484,7 +487,8 @@ class PFPOTrainer(GRPOTrainer):
         return self._sampler
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
-        generated = super()._generate(prompts)
+        with self._described_tools():
+            generated = super()._generate(prompts)
         self._generated = (prompts, generated)
         if self._collecting:
             raise _Collected
@@ -771,6 +775,30 @@ class PFPOTrainer(GRPOTrainer):
             return "calls" if rounds > self.max_tool_calling_iterations else "length"
         ended = bool(completion_ids) and completion_ids[-1] in (*self.eos_token_ids, self._tokenizer.pad_token_id)
         return "answer" if ended and last.get("role") == "assistant" else "length"
+
+    @contextmanager
+    def _described_tools(self):
+        """Tools as JSON schemas while TRL renders and parses: of a function it would make the schema for every reply.
+
+        That took a tenth of a round. A rollout_func may want to call the tools, so it finds them as they are.
+        """
+        held: dict[str, Any] = {name: vars(self)[name] for name in ("tools", "_env_tools") if name in vars(self)}
+        if getattr(self, "rollout_func", None) is None:
+            for name, value in held.items():
+                if isinstance(value, dict):
+                    setattr(self, name, {key: self._schemas(tools) for key, tools in value.items()})
+                else:
+                    setattr(self, name, self._schemas(value))
+        try:
+            yield
+        finally:
+            vars(self).update(held)
+
+    def _schemas(self, tools: Sequence[Any]) -> list[Any]:
+        for tool in tools:
+            if id(tool) not in self._schema_of and (isfunction(tool) or ismethod(tool)):
+                self._schema_of[id(tool)] = (tool, get_json_schema(tool))  # held, so that its id stays its own
+        return [self._schema_of[id(tool)][1] if id(tool) in self._schema_of else tool for tool in tools]
 
     # -------------------------------------------------------------------------------------------- re-draw
 
