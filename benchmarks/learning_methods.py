@@ -36,8 +36,8 @@ class Method:
 REFERENCE = "fate"
 RL = {"repair": None, "sft": None}
 """Policy optimisation alone: nothing is collected, repaired or learned from repairs."""
-RATES = tuple({"pfpo.learning_rate": rate} for rate in (1e-4, 1e-3, 3e-3))
-SFT_RATES = ({"sft.learning_rate": 1e-3}, {"sft.learning_rate": 3e-3}, {"sft.num_train_epochs": 3})
+RATES = tuple({"pfpo.learning_rate": rate} for rate in (1e-4, 3e-4, 1e-3, 3e-3))
+SFT_RATES = (*({"sft.learning_rate": rate} for rate in (3e-4, 1e-3, 3e-3)), {"sft.num_train_epochs": 3})
 SFT = {"pfpo": None}
 """Learning from repairs alone."""
 SUM, GDPO = "weighted-sum", "gdpo"
