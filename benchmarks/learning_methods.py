@@ -36,6 +36,8 @@ class Method:
 REFERENCE = "fate"
 RL = {"repair": None, "sft": None}
 """Policy optimisation alone: nothing is collected, repaired or learned from repairs."""
+BEST = {"pfpo.learning_rate": 1e-3}
+"""The best rate of those tried, for all of them; a recipe may have a lower one after SFT."""
 RATES = tuple({"pfpo.learning_rate": rate} for rate in (1e-4, 3e-4, 1e-3, 3e-3))
 SFT_RATES = (*({"sft.learning_rate": rate} for rate in (3e-4, 1e-3, 3e-3)), {"sft.num_train_epochs": 3})
 SFT = {"pfpo": None}
@@ -57,12 +59,12 @@ def rank(**args: Any) -> Json:
 BASELINES = {
     REFERENCE: Method("full FATE: Pareto selection and reward", tried=RATES),
     "fate-sum": Method("full FATE: sum selection and reward", {"selector": SUM}, tried=RATES),
-    "grpo-sum": Method("GRPO, summed rewards", {**RL, "selector": SUM}, tried=RATES),
-    "gdpo": Method("GDPO", {**RL, "selector": GDPO, **NO_REDRAW}, tried=RATES),
+    "grpo-sum": Method("GRPO, summed rewards", {**RL, "selector": SUM}, RATES, BEST),
+    "gdpo": Method("GDPO", {**RL, "selector": GDPO, **NO_REDRAW}, RATES, BEST),
     "sft-repairs": Method("SFT on repairs only", SFT, tried=SFT_RATES),
-    "pfpo": Method("PFPO only", RL, tried=RATES),
-    "product": Method("GRPO, security × utility", {**RL, "selector": SAFE_AND_USEFUL}, tried=RATES),
-    "rank": Method("GRPO, Pareto-rank advantages", {**RL, "selector": rank()}, tried=RATES),
+    "pfpo": Method("PFPO only", RL, RATES, BEST),
+    "product": Method("GRPO, security × utility", {**RL, "selector": SAFE_AND_USEFUL}, RATES, BEST),
+    "rank": Method("GRPO, Pareto-rank advantages", {**RL, "selector": rank()}, RATES, BEST),
     "resampling": Method("rejection sampling + SFT", {**SFT, "repair.strategy": "resample"}, tried=SFT_RATES),
 }
 

@@ -118,11 +118,14 @@ def _mean_of(values: Sequence[Json]) -> Json:
 
 
 def cell(value: Json | None, sign: bool = False) -> str:
-    """Percent, with the interval."""
+    """Percent, with the interval: of a difference if it has a sign, else of a rate, which lies between 0 and 100."""
     if value is None:
         return "–"
     number = f"{100 * value['mean']:{'+' if sign else ''}.1f}"
-    return number if value["low"] is None else f"{number} [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+    if value["low"] is None:
+        return number
+    low, high = (100 * value[end] for end in ("low", "high"))
+    return f"{number} [{low:.1f}, {high:.1f}]" if sign else f"{number} [{max(low, 0):.1f}, {min(high, 100):.1f}]"
 
 
 def _mean_cell(value: Json | None) -> str:
