@@ -265,7 +265,7 @@ def all_runs(values: Json, methods: Mapping[str, Method], seeds: Sequence[int], 
     results: list[Json] = []
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=10) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:  # max_tasks_per_child hangs, see python/cpython#115634
         going: dict[Future[Json], Job] = {}
 
         def begin(name: str, seed: int, budget: int | None) -> None:
