@@ -43,10 +43,11 @@ def difference(ours: Values, theirs: Values) -> Json | None:
 
 
 def curve(results: Sequence[Json], method: str) -> list[Json]:
-    """A method's mean after each round that all its seeds have, against its mean tokens."""
+    """A method's mean after each round that all its seeds have, and at their ends, against its mean tokens."""
     runs = [r["points"] for r in results if r["method"] == method]
+    common = min(map(len, runs)) - 1
     out = []
-    for points_of_round in zip(*runs, strict=False):
+    for points_of_round in [*zip(*(run[:common] for run in runs), strict=True), [run[-1] for run in runs]]:
         tokens = sum(p["tokens"] for p in points_of_round) / len(runs)
         ends = {name: interval([p["values"]["all"][name] for p in points_of_round]) for name in HEADLINE}
         out.append({"round": points_of_round[0]["round"], "tokens": tokens, **ends})
