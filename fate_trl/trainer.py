@@ -3,8 +3,8 @@
 `PFPOTrainer` stands where `GRPOTrainer` stood; each reward function becomes an objective, and a verifier brings one
 objective per name that it scores. It overrides four methods of TRL's, copies none, and leaves their results alone:
 
-- `_generate` passes through, with tools as JSON schemas meanwhile, and keeps what it returned, for the trajectories that
-  verifiers read; a rollout ends there.
+- `_generate` passes through, with tools as JSON schemas meanwhile, and keeps what it returned, for the trajectories
+  that verifiers read; a rollout ends there.
 - `_calculate_rewards` asks the verifiers first, and appends the selector's column to the matrix that TRL computed. From
   then on TRL sees weights 0 for the objectives and 1 for the column, so its own code makes the advantages.
 - `_generate_and_score_completions` takes the column away again, so outside of it a trainer has the reward functions and

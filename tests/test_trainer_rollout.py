@@ -200,11 +200,15 @@ def test_a_rollout_scores_nothing_and_disturbs_nothing(tmp_path, monkeypatch):
 
 def test_a_failing_rollout_leaves_the_trainer_whole(tmp_path, monkeypatch):
     trainer = make(tmp_path)
-    metrics = trainer._metrics
+    metrics, tools, seen = trainer._metrics, trainer.tools, []
     trainer.model.train()
-    monkeypatch.setattr(trainer, "_generate_single_turn", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr(trainer, "_generate_single_turn", lambda *a, **k: seen.extend(trainer.tools) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         trainer.rollout(tiny.requests_for([tiny.make_task()]))
+    assert seen
+    assert all(isinstance(tool, dict) for tool in seen)  # described once, not for every prompt and reply
+    assert trainer.tools is tools
+    assert all(map(callable, tools))
     assert trainer._metrics is metrics
     assert trainer.model.training
     assert not trainer._collecting
