@@ -64,7 +64,7 @@ BASELINES = {
     "sft-repairs": Method("SFT on repairs only", SFT, tried=SFT_RATES),
     "pfpo": Method("PFPO only", RL, RATES, BEST),
     "product": Method("GRPO, security × utility", {**RL, "selector": SAFE_AND_USEFUL}, RATES, BEST),
-    "rank": Method("GRPO, Pareto-rank advantages", {**RL, "selector": rank()}, RATES, BEST),
+    "rank": Method("GRPO, Pareto-rank advantages", {**RL, "selector": rank(tie_break="mean")}, RATES, BEST),
     "resampling": Method("rejection sampling + SFT", {**SFT, "repair.strategy": "resample"}, tried=SFT_RATES),
 }
 
@@ -120,14 +120,14 @@ COLLAPSE = {
 
 REWARDS = {
     "front": Method("non-dominated indicator", {"selector": front(epsilon=0.0)}),
-    "front-mean": Method("front, then mean", {"selector": front()}),
+    "front-mean": Method("front, then mean", {"selector": front(tie_break="mean")}),
     "front-scaled": Method("front, then mean by range", {"selector": front(tie_break="scaled")}),
     "front-worst": Method("front, then lowest", {"selector": front(tie_break="worst")}),
     "front-product": Method("front, then box volume", {"selector": front(tie_break="product")}),
     "front-random": Method("front, repairs drawn from it", {"selector": front(tie_break="random")}),
     "front-crowding": Method("front, then crowding", {"selector": front(tie_break="crowding")}),
     "front-rank": Method("rank", {"selector": rank(epsilon=0.0)}),
-    "rank-mean": Method("rank, then mean", {"selector": rank()}),
+    "rank-mean": Method("rank, then mean", {"selector": rank(tie_break="mean")}),
     "rank-scaled": Method("rank, then mean by range", {"selector": rank(tie_break="scaled")}),
     "box": Method("hypervolume of the box", {"selector": "product"}),
     "constraint": Method(

@@ -15,7 +15,8 @@
 trainer adds the column `reward`. With one objective no selector reverses GRPO's order of advantages.
 
 Weights are by objective, 1 where none is given. Weight 0 takes an objective out altogether (fronts included), a
-negative weight means that lower is better. Only the front is the paper's; tie-breaks and numbers are ours.
+negative weight means that lower is better. How large a weight is counts where `weighs` is true. Only the front is the
+paper's; tie-breaks and numbers are ours.
 """
 
 from __future__ import annotations
@@ -57,6 +58,11 @@ class _Selector:
     weights: dict[str, float] | None = None
 
     aggregation: ClassVar[str | None] = None
+
+    @property
+    def weighs(self) -> bool:
+        """Whether the sizes of weights count, or only that one is 0 or negative."""
+        return True
 
     def __post_init__(self) -> None:
         for name, weight in (self.weights or {}).items():
@@ -127,16 +133,21 @@ class ParetoFront(_Selector):
     """`pareto.front_reward`; among several members of a front the tie-break decides.
 
     Attributes:
-        tie_break: "mean" (weighted mean of the objectives that apply), "scaled" (the same, each by its range in the
-            group), "worst" (their lowest), "product" or "crowding"; see `pareto.tie_values`. "random" draws one of the
+        tie_break: "worst" (the lowest of the objectives that apply), "mean" (their weighted mean), "scaled" (the same,
+            each by its range in the group), "product" or "crowding"; see `pareto.tie_values`. "random" draws one of the
             front's distinct vectors, so that over many failures the whole front is learned from, not one end of it;
-            in a reward it is no tie-break at all.
+            in a reward it is no tie-break at all. The default resolved most of those compared (docs/evidence.md). It
+            is for objectives in like units, such as verifiers' [0, 1]; "scaled" is for rewards of different scales.
         epsilon: Weight of the tie-break, at most 0.5; the front counts 1. 0 leaves groups that are one front
             without a gradient, and most groups of 8 are, so the default is 0.1 (ours).
     """
 
-    tie_break: TieBreak = "mean"
+    tie_break: TieBreak = "worst"
     epsilon: float = 0.1
+
+    @property
+    def weighs(self) -> bool:
+        return self.tie_break in ("mean", "scaled", "product")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -189,6 +200,10 @@ class Product(_Selector):
 @dataclass
 class DominanceCount(_Selector):
     """`pareto.dominance_count`: every comparison in the group counts, not only those that make the front."""
+
+    @property
+    def weighs(self) -> bool:
+        return False
 
     def _rewards(self, groups: _Groups) -> np.ndarray:
         return pareto.dominance_count(groups.scores_G_N_M, groups.valid_G_N)

@@ -476,6 +476,13 @@ class PFPOTrainer(GRPOTrainer):
             self.reward_weights = torch.tensor([weights.get(name, 1.0) for name in self.objectives])
         elif not hasattr(self._selector, "weights") and self.args.reward_weights is not None:
             logger.warning("%s takes no weights; reward_weights only affect `reward` in the log.", self._selector)
+        sizes = {abs(weight) for weight in self.reward_weights.tolist() if weight}
+        if len(sizes) > 1 and not getattr(self._selector, "weighs", True):
+            logger.warning(
+                "%s does not weigh: of the weights only 0 (left out) and a negative sign (lower is better) count. "
+                "The tie-breaks 'mean', 'scaled' and 'product' of the Pareto selectors weigh.",
+                self._selector,
+            )
 
     def between_generations(self) -> bool:
         """Whether the next micro-step generates: TRL checkpoints no generated batch, so only this resumes exactly."""

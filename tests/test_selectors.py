@@ -130,9 +130,9 @@ def test_the_choice_is_on_the_front_and_the_best_there(selector):
 def test_tie_breaks_choose_by_their_name():
     scores = [[0.9, 0.1], [0.5, 0.45], [0.0, 1.0], [0.0, 0.0]]
     make = FACTORIES["pareto-front"]
-    assert choose(make(), scores) == Choice(0, (0, 1, 2), "index")  # the means of 0 and 2 are equal
-    assert choose(make(weights={"o1": 1.1}), scores) == Choice(2, (0, 1, 2), "mean")
-    assert choose(make(tie_break="worst"), scores) == Choice(1, (0, 1, 2), "worst")
+    assert choose(make(), scores) == Choice(1, (0, 1, 2), "worst")
+    assert choose(make(tie_break="mean"), scores) == Choice(0, (0, 1, 2), "index")  # the means of 0 and 2 are equal
+    assert choose(make(tie_break="mean", weights={"o1": 1.1}), scores) == Choice(2, (0, 1, 2), "mean")
     assert choose(make(tie_break="crowding"), scores).decided_by == "index"  # the middle row's gaps are as wide
     assert choose(FACTORIES["product"](), scores) == Choice(1, (0, 1, 2), "product")
     assert choose(FACTORIES["gdpo"](weights={"o0": 2.0}), scores) == Choice(0, (0, 1, 2), "weighted-sum")
@@ -154,7 +154,7 @@ def test_random_draws_each_vector_of_the_front_alike_and_does_not_touch_rewards(
 def test_scaled_makes_a_narrow_objective_count_as_much_as_a_wide_one():
     scores = [[0.9, 0.50], [0.1, 0.54], [0.6, 0.53]]  # the sum hears the first objective only
     make = FACTORIES["pareto-front"]
-    assert choose(make(), scores) == Choice(0, (0, 1, 2), "mean")
+    assert choose(make(tie_break="mean"), scores) == Choice(0, (0, 1, 2), "mean")
     assert choose(make(tie_break="scaled"), scores) == Choice(2, (0, 1, 2), "scaled")
     assert choose(FACTORIES["chebyshev"](), scores) == Choice(2, (0, 1, 2), "chebyshev")
 
@@ -238,17 +238,32 @@ def test_tie_breaks_never_cross_fronts(name, tie, scale):
 
 def test_the_default_in_numbers():
     scores = [[1.0, 0.0], [1.0, 1.0], [0.0, 0.5], [1.0, 1.0]]
-    assert reward(FACTORIES["pareto-front"](), scores).tolist() == pytest.approx([0.025, 1.075, 0.0, 1.075])
+    assert reward(FACTORIES["pareto-front"](), scores).tolist() == pytest.approx([0.0, 1.1, 0.0, 1.1])
+    mean = FACTORIES["pareto-front"](tie_break="mean")
+    assert reward(mean, scores).tolist() == pytest.approx([0.025, 1.075, 0.0, 1.075])
     flat = FACTORIES["pareto-front"](epsilon=0.0)
     assert reward(flat, scores).tolist() == [0.0, 1.0, 0.0, 1.0]
     # Its third row is on the second front: (1, 0) and (0, 0.5) do not dominate each other.
-    assert reward(FACTORIES["pareto-rank"](), scores).tolist() == pytest.approx([0.025, 1.075, 0.0, 1.075])
+    assert reward(FACTORIES["pareto-rank"](tie_break="mean"), scores).tolist() == pytest.approx(
+        [0.025, 1.075, 0.0, 1.075]
+    )
     assert reward(FACTORIES["product"](), scores).tolist() == [0.0, 1.0, 0.0, 1.0]
 
 
 def test_a_group_that_is_one_front_still_has_an_order():
-    rewards = reward(FACTORIES["pareto-front"](), [[1.0, 0.0], [0.0, 0.5], [0.4, 0.4]])
+    scores = [[1.0, 0.0], [0.0, 0.5], [0.4, 0.4]]
+    rewards = reward(FACTORIES["pareto-front"](tie_break="mean"), scores)
     assert rewards[0] > rewards[2] > rewards[1] >= 1.0
+    rewards = reward(FACTORIES["pareto-front"](), scores)  # the ends are equally bad at something
+    assert rewards[2] > rewards[0] == rewards[1] == 1.0
+
+
+@pytest.mark.parametrize("selector", ALL, ids=repr)
+def test_what_does_not_weigh_says_so(selector):
+    scores = np.random.default_rng(0).random((8, 2))
+    heavy = type(selector)(**{**vars(selector), "weights": {"o0": 3.0}})
+    same = np.array_equal(reward(heavy, scores), reward(selector, scores))
+    assert same is not selector.weighs
 
 
 def test_product_with_negative_values_shifts_the_objective_in_its_group():

@@ -169,6 +169,15 @@ def test_weights_in_the_selectors_arguments_are_reward_weights(tmp_path):
     assert same_bits(theirs, ours)
 
 
+@pytest.mark.parametrize(("tie", "said"), [("worst", True), ("mean", False)])
+def test_weights_that_do_not_count_are_told(tmp_path, caplog, tie, said):
+    make(tmp_path, [length, slowly], selector_args={"tie_break": tie, "weights": {"slowly": 0.25}})
+    assert ("does not weigh" in caplog.text) is said
+    caplog.clear()
+    make(tmp_path, [length, slowly], selector_args={"tie_break": tie}, reward_weights=[1.0, -1.0])
+    assert "does not weigh" not in caplog.text
+
+
 @pytest.mark.parametrize("selector", COLUMN_SELECTORS)
 def test_outside_a_step_the_trainer_is_the_users_own(tmp_path, selector):
     trainer = make(tmp_path, [length, sometimes], selector=selector, reward_weights=[2.0, 0.5])
