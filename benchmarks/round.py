@@ -168,11 +168,12 @@ def measured(folder: Path) -> dict[str, Any]:
     return {"collect": collect, "SFT": supervised(learner, cases), "PFPO": optimised(learner, requests)}
 
 
-def measured_real(folder: Path) -> dict[str, Any]:
-    """One chunk of the recipe, without its warm start: what the policy is worth does not matter here."""
+def measured_real(folder: Path, adapter: Path) -> dict[str, Any]:
+    """One chunk of the recipe, from the adapter that its warm start left."""
     values = read_values(find_recipe("agentdojo-smollm2-cpu"))
     values["rollout"] |= {"tasks": values["rollout"]["chunk"]}
     del values["warm_start"]
+    values["model"]["adapter"] = str(adapter)
     return collected(stages.build(make_recipe(values), RunDirectory(folder)))[0]
 
 
@@ -184,7 +185,7 @@ One round of the quickstart's stages on the workbench and the embedded policy (0
 what the engine alone takes for the same tokens: for collecting its generation, for SFT TRL's SFTTrainer on the same
 rows, for PFPO GRPOTrainer on the same prompts and episodes with one trivial reward. CPU seconds, all threads together,
 on a machine with two cores that other work shared. A larger model makes every share of ours smaller: `{real}`
-is a chunk of the recipe `agentdojo-smollm2-cpu`, in bfloat16, without its warm start (so with hardly a tool call).
+is a chunk of the recipe `agentdojo-smollm2-cpu`, in bfloat16, after its warm start.
 
 | stage | tokens | stage, s | tokens/s | engine alone, tokens/s | ratio | aim |
 |---|---:|---:|---:|---:|---:|---:|
@@ -206,7 +207,7 @@ def show(found: dict[str, Any]) -> str:
             ordered = sorted(row["parts"].items(), key=lambda part: -part[1])
             lines += [f"| {part} | {spent:.3f} | {spent / whole:.1%} |" for part, spent in ordered] + [""]
     return HEAD.format(
-        flags=" --real" if REAL in found else "",
+        flags=" --real RUN/rounds/00/after-warm_start" if REAL in found else "",
         real=REAL,
         rows="\n".join(
             f"| {name} | {row['tokens']:.0f} | {row['stage']:.2f} | {row['tokens'] / row['stage']:.0f} "
@@ -220,12 +221,12 @@ def show(found: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="file to write, without .md and .json")
-    parser.add_argument("--real", action="store_true", help="collect with SmolLM2 as well; some minutes more")
+    parser.add_argument("--real", type=Path, metavar="ADAPTER", help=f"{REAL} as well: RUN/rounds/00/after-warm_start")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = measured(Path(folder) / "embedded")
         if arguments.real:
-            found[REAL] = measured_real(Path(folder) / "real")
+            found[REAL] = measured_real(Path(folder) / "real", arguments.real)
     print(show(found))
     arguments.out.with_suffix(".md").write_text(show(found), encoding="utf-8")
     record = {"python": platform.python_version(), "stages": found}
