@@ -29,12 +29,13 @@ import math
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,11 @@ def variants(methods: Mapping[str, Method]) -> dict[str, Method]:
             label = ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in setting.items())
             out[f"{name} {label}"] = Method(method.what, method.changes, tuned=setting)
     return out
+
+
+def untuned(method: Method, keys: Iterable[str]) -> Method:
+    """The method without its tuned values of these keys: what is set for all methods holds for it too."""
+    return replace(method, tuned={key: value for key, value in method.tuned.items() if key not in keys})
 
 
 def recipe_of(values: Json, method: Method, seed: int, budget: int | None) -> Recipe:
@@ -287,15 +293,20 @@ def all_runs(values: Json, methods: Mapping[str, Method], seeds: Sequence[int], 
 
         for seed in seeds:
             begin(REFERENCE, seed, None)
-        while going:
-            done, _ = wait(going, return_when=FIRST_COMPLETED)
-            for future in done:
-                job = going.pop(future)
-                error = future.exception()
-                if error is None:
-                    end(future.result())
-                else:
-                    print(f"{job.method}, seed {job.seed}: {error}", file=sys.stderr, flush=True)
+        try:
+            while going:
+                done, _ = wait(going, return_when=FIRST_COMPLETED)
+                for future in done:
+                    job = going.pop(future)
+                    error = future.exception()
+                    if error is None:
+                        end(future.result())
+                    else:
+                        print(f"{job.method}, seed {job.seed}: {error}", file=sys.stderr, flush=True)
+        except BaseException:  # a pool waits for its workers otherwise, for minutes or for ever
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
     return results
 
 
@@ -339,13 +350,14 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["headline"], help=f"names, or {', '.join(GROUPS)}")
     parser.add_argument("--seeds", type=numbers, help="such as 0-7 or 0,3")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for all methods")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for all methods, tuned or not")
     parser.add_argument("--quick", action="store_true", help="two seeds, two rounds, fewer tasks")
     parser.add_argument("--tune", action="store_true", help="try each method's settings, on seeds of their own")
     parser.add_argument("--runs", default="runs/learning", help="where finished runs are kept")
     parser.add_argument("--output", type=Path, help="results go to this name with .json, .md and .svg")
     parser.add_argument("--fill", type=Path, help="a page with a place for results, such as docs/evidence.md")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated; finished runs are kept"))
 
     methods = chosen(given.methods)
     methods = variants(methods) if given.tune else methods
@@ -355,6 +367,8 @@ def main() -> None:
         put(values, key, setting)
     for text in given.set:
         override(values, text)
+    by_hand = {text.partition("=")[0].strip() for text in given.set}
+    methods = {name: untuned(method, by_hand) for name, method in methods.items()}
     same = set(methods)
     methods = apart(values, methods)  # and what is wrong with one is said before the first run
     same -= set(methods)

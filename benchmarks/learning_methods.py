@@ -119,14 +119,14 @@ COLLAPSE = {
 }
 
 REWARDS = {
-    "front": Method("non-dominated indicator", {"selector": front(epsilon=0.0)}),
+    "front": Method("non-dominated indicator", {"selector": front(epsilon=0.0, tie_break="mean")}),
     "front-mean": Method("front, then mean", {"selector": front(tie_break="mean")}),
     "front-scaled": Method("front, then mean by range", {"selector": front(tie_break="scaled")}),
     "front-worst": Method("front, then lowest", {"selector": front(tie_break="worst")}),
     "front-product": Method("front, then box volume", {"selector": front(tie_break="product")}),
     "front-random": Method("front, repairs drawn from it", {"selector": front(tie_break="random")}),
     "front-crowding": Method("front, then crowding", {"selector": front(tie_break="crowding")}),
-    "front-rank": Method("rank", {"selector": rank(epsilon=0.0)}),
+    "front-rank": Method("rank", {"selector": rank(epsilon=0.0, tie_break="mean")}),
     "rank-mean": Method("rank, then mean", {"selector": rank(tie_break="mean")}),
     "rank-scaled": Method("rank, then mean by range", {"selector": rank(tie_break="scaled")}),
     "box": Method("hypervolume of the box", {"selector": "product"}),

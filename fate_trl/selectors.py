@@ -136,10 +136,12 @@ class ParetoFront(_Selector):
         tie_break: "worst" (the lowest of the objectives that apply), "mean" (their weighted mean), "scaled" (the same,
             each by its range in the group), "product" or "crowding"; see `pareto.tie_values`. "random" draws one of the
             front's distinct vectors, so that over many failures the whole front is learned from, not one end of it;
-            in a reward it is no tie-break at all. The default resolved most of those compared (docs/evidence.md). It
-            is for objectives in like units, such as verifiers' [0, 1]; "scaled" is for rewards of different scales.
-        epsilon: Weight of the tie-break, at most 0.5; the front counts 1. 0 leaves groups that are one front
-            without a gradient, and most groups of 8 are, so the default is 0.1 (ours).
+            in a reward it is no tie-break at all. The default resolved most in the one world where they were compared
+            (docs/evidence.md). It is for objectives in like units, such as verifiers' [0, 1]; "scaled" is for rewards
+            of different scales or signs.
+        epsilon: Weight of the tie-break in the reward, at most 0.5; the front counts 1. 0 leaves groups that are one
+            front without a gradient, and most groups of 8 are, so the default is 0.1 (ours). A choice breaks ties
+            whatever it is.
     """
 
     tie_break: TieBreak = "worst"
