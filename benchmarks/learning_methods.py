@@ -122,7 +122,7 @@ REWARDS = {
     "front": Method("non-dominated indicator", {"selector": front(epsilon=0.0, tie_break="mean")}),
     "front-mean": Method("front, then mean", {"selector": front(tie_break="mean")}),
     "front-scaled": Method("front, then mean by range", {"selector": front(tie_break="scaled")}),
-    "front-worst": Method("front, then lowest", {"selector": front(tie_break="worst")}),
+    "front-worst": Method("front, then lowest", {"selector": front()}),
     "front-product": Method("front, then box volume", {"selector": front(tie_break="product")}),
     "front-random": Method("front, repairs drawn from it", {"selector": front(tie_break="random")}),
     "front-crowding": Method("front, then crowding", {"selector": front(tie_break="crowding")}),
