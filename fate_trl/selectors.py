@@ -52,7 +52,7 @@ class _Selector:
     """What all share: weights, and a choice by front first.
 
     Attributes:
-        weights: Weight by objective; may be replaced between calls, as TRL's `reward_weights` may.
+        weights: Weight by objective, see above; may be replaced between calls, as TRL's `reward_weights` may.
     """
 
     weights: dict[str, float] | None = None

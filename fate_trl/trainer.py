@@ -365,7 +365,8 @@ class PFPOTrainer(GRPOTrainer):
     Args:
         reward_funcs: GRPOTrainer's (functions, async functions, reward models), verifiers, names of verifiers, or a
             mix. A verifier adds one column per objective, named by the objective, and `reward_weights` has one
-            weight per column. A string that names a verifier is a verifier; any other is a reward model's id.
+            weight per column, whose size counts where the selector weighs: by default it does not. A string that
+            names a verifier is a verifier; any other is a reward model's id.
         args: PFPOConfig, or a plain GRPOConfig; never written to.
         selector: Name or instance; by default `args.selector`.
         selector_args: Arguments that go with the name; by default `args.selector_args`.
