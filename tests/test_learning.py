@@ -93,7 +93,8 @@ def test_the_recipes_own_value_may_be_named():
 
 
 def test_what_the_recipe_has_already_is_not_run_again():
-    kept = learning.apart(VALUES, {name: METHODS[name] for name in (REFERENCE, "k-4", "k-8", "rounds-4", "front-worst")})
+    names = (REFERENCE, "k-4", "k-8", "rounds-4", "front-worst")
+    kept = learning.apart(VALUES, {name: METHODS[name] for name in names})
     assert list(kept) == [REFERENCE, "k-8", "rounds-4"]
 
 
