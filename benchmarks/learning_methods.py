@@ -1,7 +1,7 @@
 """The methods that learning.py compares: full FATE is the recipe, each other one is a key or two apart.
 
 Groups: `headline` (the first five baselines), `baselines`, `ablations`, `collapse` (what keeps training from
-collapsing, switched off), `rewards` (definitions of the Pareto reward and of the choice). A method that a recipe has
+collapsing, switched off), `rewards` (definitions of the Pareto reward and of the choice), `rounds` (of another size). A method that a recipe has
 already, such as K = 4, is full FATE itself, and is not run again.
 """
 
@@ -139,11 +139,26 @@ REWARDS = {
     "normalised": Method("GDPO's normalised sum", {"selector": GDPO, **NO_REDRAW}),
 }
 
+ROUNDS = {
+    "halves": Method(
+        "twice as many rounds, half as large",
+        {"rollout.tasks": 120, "rollout.chunk": 60, "pfpo.max_steps": 4},
+        rounds=4,
+    ),
+    "thirds": Method(
+        "three times as many rounds, a third as large",
+        {"rollout.tasks": 80, "rollout.chunk": 80, "pfpo.max_steps": 3},
+        rounds=6,
+    ),
+}
+"""The quickstart's two rounds, cut smaller."""
+
 GROUPS: dict[str, dict[str, Method]] = {
     "headline": {name: BASELINES[name] for name in list(BASELINES)[:5]},
     "baselines": BASELINES,
     "ablations": ABLATIONS,
     "collapse": COLLAPSE,
     "rewards": REWARDS,
+    "rounds": ROUNDS,
 }
 METHODS = {name: method for group in GROUPS.values() for name, method in group.items()}
