@@ -1,8 +1,8 @@
 """The methods that learning.py compares: full FATE is the recipe, each other one is a key or two apart.
 
 Groups: `headline` (the first five baselines), `baselines`, `ablations`, `collapse` (what keeps training from
-collapsing, switched off), `rewards` (definitions of the Pareto reward and of the choice), `rounds` (of another size). A method that a recipe has
-already, such as K = 4, is full FATE itself, and is not run again.
+collapsing, switched off), `rewards` (definitions of the Pareto reward and of the choice), `rounds` (of another size).
+A method that a recipe has already, such as K = 4, is full FATE itself, and is not run again.
 """
 
 from __future__ import annotations
