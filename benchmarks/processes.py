@@ -23,6 +23,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from fate_trl.testing.scripted import ROLES
+
 ROWS = {"sft.per_device_train_batch_size": 16, "pfpo.per_device_train_batch_size": 64}
 """In all; each of two processes takes half."""
 
@@ -48,7 +50,7 @@ def ran(folder: Path, number: int, seed: int) -> dict[str, Any]:
     resolved = {
         row["policy"]: {key: row["metrics"]["resolved"][key] for key in ("value", "low", "high", "n")}
         for row in rows
-        if row["split"] == "test" and row["kind"] == "all" and row["suite"] == "all"
+        if row["split"] == "test" and row["kind"] == "all" and row["suite"] == "all" and row["policy"] not in ROLES
     }
     stages = [json.loads(line) for file in sorted(run.glob("rounds/*/stages.jsonl")) for line in file.open()]
     spent = sum(record["seconds"] for record in stages)
@@ -81,7 +83,8 @@ of a chunk. A run whose stages take hours comes closer to half.
 {resolved}
 
 An interval is that of one policy over the test tasks. Two trainings from other samples end in two policies, as two
-seeds do, and these may differ by more than that.
+seeds do, and these may differ by more than that. At the end of the last round the mean over seeds is {ends};
+five seeds on one process are at 93.5 % [91.2, 95.8] ([the evidence](../evidence.md#the-easy-world)).
 
 With a policy that is played back, so that nothing depends on sampling, both record the same trajectories, scores,
 selections, buffer rows and metrics, to the byte (`tests/test_processes.py`).
@@ -102,6 +105,10 @@ def show(found: dict[str, Any]) -> str:
         for policy in one[seed]["resolved"]
     ]
     return HEAD.format(
+        ends=" and ".join(
+            f"{100 * mean(_last(run) for run in side.values()):.1f} % on {name}"
+            for name, side in (("one process", one), ("two", two))
+        ),
         cores=found["cores"],
         seeds=len(one),
         load=found["load"],
@@ -111,6 +118,10 @@ def show(found: dict[str, Any]) -> str:
             for seed, policy, a, b in pairs
         ),
     )
+
+
+def _last(run: dict[str, Any]) -> float:
+    return float(list(run["resolved"].values())[-1]["value"])
 
 
 def _agree(one: dict[str, float], other: dict[str, float]) -> bool:
