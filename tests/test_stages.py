@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -131,6 +132,36 @@ def test_load_brings_back_what_save_wrote(folder, tmp_path, lora):
     assert log_prob(made, row) != before
     made.load(str(tmp_path / "before"))
     assert log_prob(made, row) == before
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 4}])
+def test_weights_that_a_wrapper_split_are_handed_over_through_a_folder(folder, monkeypatch, lora):
+    """Accelerate wraps by FSDP on accelerators only; here the trainer says that it did, and saves what it trained."""
+    plain = learner(folder, model={"path": str(folder), "lora": lora, "threads": 1})
+    wrapped = learner(folder, model={"path": str(folder), "lora": lora, "threads": 1})
+    take_back = TrlLearner._take_back
+
+    def split(made: TrlLearner, trainer, scratch):
+        trained = made.model
+        wrapper = SimpleNamespace(is_fsdp_enabled=True, is_deepspeed_enabled=False, save_model=trainer.save_model)
+        take_back(made, wrapper, scratch)
+        assert made.model is not trained
+        with torch.no_grad():  # what stays with the wrapper is worthless
+            for parameter in trained.parameters():
+                parameter.zero_()
+
+    rows = [oracle_row(plain)] * 4
+    plain.sft(rows, seed=3, stage="sft")
+    with monkeypatch.context() as patch:
+        patch.setattr(TrlLearner, "_take_back", split)
+        wrapped.sft(rows, seed=3, stage="sft")
+        assert log_prob(wrapped, rows[0]) == log_prob(plain, rows[0])
+        assert [t.messages for t in wrapped.rollout(requests(wrapped), 5)] == [
+            t.messages for t in plain.rollout(requests(plain), 5)
+        ]
+        wrapped.pfpo(requests(wrapped, "pfpo"), seed=4)
+    plain.pfpo(requests(plain, "pfpo"), seed=4)
+    assert log_prob(wrapped, rows[0]) == log_prob(plain, rows[0])
 
 
 def test_a_missing_policy_is_a_clear_error(folder, tmp_path):
