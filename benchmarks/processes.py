@@ -76,7 +76,7 @@ processes wanted them on average), with as many rows in each optimiser step. How
 {times}
 
 Loading torch and TRL, choosing, and writing are not shared out, nor is what each process waits for the other at the end
-of a chunk. A run whose stages take hours comes closer to half.
+of a chunk.
 
 | seed | `resolved`, test split, 95 % interval | one process | two | each within the other's interval |
 |---|---|---|---|---|
