@@ -5,6 +5,8 @@ alone needs for the same tokens:
 
 - *collect*: time inside the engine's generation over the time of the whole stage. The rest is tools, grading and
   verifiers, the ledger, and TRL's own work between the turns.
+- *collect beside GRPOTrainer*: GRPOTrainer's rollouts of the same prompts and episodes, per token sampled, over the
+  whole stage. Its tools run and it renders and parses between the turns; it grades, scores and records nothing.
 - *SFT*: TRL's SFTTrainer on the same token rows, over our stage, which makes the rows and the trainer too.
 - *PFPO*: GRPOTrainer on the same prompts and episodes with one trivial reward function, over our stage, per token
   trained on; it grades episodes too, but asks no verifiers.
@@ -24,7 +26,8 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +40,11 @@ from fate_trl.evolution import row_of
 from fate_trl.ledger import RunDirectory
 from fate_trl.recipe import find_recipe, make_recipe, read_values
 from fate_trl.scores import Scorer
-from fate_trl.trainer import PFPOTrainer, request_dataset
+from fate_trl.trainer import PFPOTrainer, request_dataset, request_row
 
 REAL = "collect, SmolLM2-135M"
-AIMS = {"collect": 0.85, "SFT": 0.95, "PFPO": 0.95, REAL: 0.85}
+BESIDE = "collect, beside GRPOTrainer's rollouts"
+AIMS = {"collect": 0.85, BESIDE: 0.85, "SFT": 0.95, "PFPO": 0.95, REAL: 0.85}
 PARTS = {
     "engine": (PFPOTrainer, "_generate_single_turn"),
     "tools": (Recorder, "call"),
@@ -90,6 +94,51 @@ def collected(evolution: Any) -> tuple[dict[str, Any], list[Any]]:
     rest = {"the rest, TRL's work between turns": whole - sum(spent.values())}
     found = {"tokens": tokens, "stage": whole, "engine": spent["engine"], "parts": {**spent, **rest}}
     return {**found, "ratio": spent["engine"] / whole}, cases
+
+
+class _Generated(Exception):
+    """Ends TRL's step where its rollouts are done."""
+
+
+def beside_grpo(evolution: Any, requests: list[Any]) -> dict[str, Any]:
+    learner, rollout = evolution.learner, evolution.recipe.rollout
+    sampled, rounds = {"ours": 0, "theirs": 0}, count(3)
+    learner._fresh()
+    limits = {"max_completion_length": rollout.max_completion_length}
+    limits |= {"max_tool_calling_iterations": rollout.max_tool_calling_iterations}
+    peer = GRPOTrainer(
+        learner.model,
+        lambda completions, **_: [0.0] * len(completions),
+        GRPOConfig(**{**learner._common(1), **limits, **learner._rollout_batch()}),
+        request_dataset(requests),
+        processing_class=learner.tokenizer,
+        environment_factory=environment_factories(learner.suites, learner.tasks, rollout.limits),
+    )
+    generate = peer._generate
+
+    def generated(*args: Any, **kwargs: Any) -> Any:
+        _, ids, masks, *_ = generate(*args, **kwargs)
+        sampled["theirs"] += sum(map(sum, masks)) if masks is not None else sum(map(len, ids))
+        raise _Generated
+
+    peer._generate = generated
+
+    def theirs() -> None:
+        learner.model.eval()
+        with suppress(_Generated):
+            peer._generate_and_score_completions([request_row(request) for request in requests])
+
+    def ours() -> None:
+        number = next(rounds)
+        evolution._collect(number)
+        sampled["ours"] += evolution._done(number)["collect"]["sampled_tokens"]
+
+    ours(), theirs()
+    sampled |= {"ours": 0, "theirs": 0}
+    spent, engine = alternately(ours, theirs, warm=False)
+    rate = sampled["theirs"] / engine
+    found = {"tokens": sampled["ours"], "stage": spent, "engine": sampled["ours"] / rate}
+    return {**found, "ratio": sampled["ours"] / spent / rate}
 
 
 def supervised(learner: Any, cases: list[Any]) -> dict[str, Any]:
@@ -148,9 +197,12 @@ def _logged(log: list[dict[str, Any]]) -> float:
     return max(entry.get("num_tokens") or 0 for entry in log)
 
 
-def alternately(one: Callable[[], Any], other: Callable[[], Any], times: int = 3) -> tuple[float, float]:
+def alternately(
+    one: Callable[[], Any], other: Callable[[], Any], times: int = 3, warm: bool = True
+) -> tuple[float, float]:
     """CPU seconds of both, summed over turns, after one each that does not count."""
-    one(), other()
+    if warm:
+        one(), other()
     pairs = [(seconds(one)[0], seconds(other)[0]) for _ in range(times)]
     return sum(a for a, _ in pairs), sum(b for _, b in pairs)
 
@@ -165,7 +217,12 @@ def measured(folder: Path) -> dict[str, Any]:
     learner: Any = evolution.learner
     collect, cases = collected(evolution)
     requests = evolution._pfpo_requests(1, cases)
-    return {"collect": collect, "SFT": supervised(learner, cases), "PFPO": optimised(learner, requests)}
+    return {
+        "collect": collect,
+        BESIDE: beside_grpo(evolution, requests),
+        "SFT": supervised(learner, cases),
+        "PFPO": optimised(learner, requests),
+    }
 
 
 def measured_real(folder: Path, adapter: Path) -> dict[str, Any]:
@@ -182,17 +239,19 @@ HEAD = """# Speed of a round
     python benchmarks/round.py{flags} --out docs/results/round
 
 One round of the quickstart's stages on the workbench and the embedded policy (0.3 M parameters, one thread), against
-what the engine alone takes for the same tokens: for collecting its generation, for SFT TRL's SFTTrainer on the same
-rows, for PFPO GRPOTrainer on the same prompts and episodes with one trivial reward. CPU seconds, all threads together,
-on a machine with two cores that other work shared. A larger model makes every share of ours smaller: `{real}`
-is a chunk of the recipe `agentdojo-smollm2-cpu`, in bfloat16, after its warm start.
+what the engine alone takes for the same tokens: for collecting its generation, and GRPOTrainer's whole rollouts; for
+SFT TRL's SFTTrainer on the same rows; for PFPO GRPOTrainer on the same prompts and episodes with one trivial reward.
+CPU seconds, all threads together, on a machine with two cores that other work shared. A larger model makes every share
+of ours smaller: `{real}` is a chunk of the recipe `agentdojo-smollm2-cpu`, in bfloat16, after its warm start.
 
 | stage | tokens | stage, s | tokens/s | engine alone, tokens/s | ratio | aim |
 |---|---:|---:|---:|---:|---:|---:|
 {rows}
 
-What TRL does between the turns (rendering, parsing, padding) does not grow with the model; where collecting misses its
-aim, the engine's own time is that of 0.3 M parameters.
+What TRL does between the turns (rendering, parsing, padding) does not grow with the model. Against bare generation
+collecting misses its aim with a model of 0.3 M parameters, by TRL's own work; against GRPOTrainer, which works as much
+between the turns, it does not. (Ratios above 1: TRL makes each tool's JSON schema anew for every prompt and reply, and
+PFPOTrainer once.)
 
 {parts}"""
 
