@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -351,10 +352,11 @@ def override(data: dict[str, Any], assignment: str) -> None:
     key, equals, text = assignment.partition("=")
     if not equals or not key:
         raise RecipeError(f"--set takes key.sub=value, not {assignment!r}")
-    *parents, last = key.split(".")
+    names = key.split(".")
     node: Any = data
-    for parent in parents:
-        node = _inner(node, parent, key)
+    for name, below in pairwise(names):
+        node = _inner(node, name, below, key)
+    last = names[-1]
     if not isinstance(node, dict):
         raise RecipeError(f"--set {key}: {last!r} cannot be set in a list; give the whole list.")
     try:
@@ -363,16 +365,20 @@ def override(data: dict[str, Any], assignment: str) -> None:
         raise RecipeError(f"--set {key}: {text!r} is not a YAML value") from None
 
 
-def _inner(node: Any, name: str, key: str) -> Any:
-    """What `name` holds in `node`, made if missing; members of a list go by number, as in suites.0.args.path."""
+def _inner(node: Any, name: str, below: str, key: str) -> Any:
+    """What `name` holds in `node`, made if missing; members of a list go by number, as in suites.0.args.path.
+
+    A component that is written as its name alone gets the keys that it stands for, as in selector.args.tie_break.
+    """
     place: Any = name
     if isinstance(node, list):
         if not (name.isascii() and name.isdigit() and int(name) < len(node)):
             raise RecipeError(f"--set {key}: {name!r} is no place in a list of {len(node)}; the first is 0.")
         place = int(name)
-        node[place] = _ref(node[place])
     if isinstance(node, dict) and node.get(place) is None:
         node[place] = {}
+    if below in ComponentRef.model_fields:
+        node[place] = _ref(node[place])
     if not isinstance(node[place], (dict, list)):
         raise RecipeError(f"--set {key}: {name!r} holds {node[place]!r}, which has no keys")
     return node[place]

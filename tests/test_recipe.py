@@ -190,6 +190,16 @@ def test_overrides_reach_into_sections_and_make_them():
     assert load_recipe("quickstart").rounds == 2, "the recipe itself is not changed"
 
 
+def test_an_override_reaches_into_a_component_that_is_a_name_alone():
+    data = {"selector": "pareto-front", "suites": ["workbench"], "output_dir": "runs"}
+    override(data, "selector.args.tie_break=mean")
+    override(data, "suites.0.args.test=8")
+    assert data["selector"] == {"name": "pareto-front", "args": {"tie_break": "mean"}}
+    assert data["suites"] == [{"name": "workbench", "args": {"test": 8}}]
+    with pytest.raises(RecipeError, match="'output_dir' holds 'runs', which has no keys"):
+        override(data, "output_dir.place=here")
+
+
 def test_the_last_override_wins():
     assert load_recipe("quickstart", ["rounds=5", "rounds=1"]).rounds == 1
 
