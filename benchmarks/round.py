@@ -101,8 +101,8 @@ class _Generated(Exception):
 
 
 def beside_grpo(evolution: Any, requests: list[Any]) -> dict[str, Any]:
-    learner, rollout = evolution.learner, evolution.recipe.rollout
-    sampled, rounds = {"ours": 0, "theirs": 0}, count(3)
+    learner, rollout, rounds = evolution.learner, evolution.recipe.rollout, count(3)
+    sampled = 0
     learner._fresh()
     limits = {"max_completion_length": rollout.max_completion_length}
     limits |= {"max_tool_calling_iterations": rollout.max_tool_calling_iterations}
@@ -117,28 +117,25 @@ def beside_grpo(evolution: Any, requests: list[Any]) -> dict[str, Any]:
     generate = peer._generate
 
     def generated(*args: Any, **kwargs: Any) -> Any:
-        _, ids, masks, *_ = generate(*args, **kwargs)
-        sampled["theirs"] += sum(map(sum, masks)) if masks is not None else sum(map(len, ids))
+        nonlocal sampled
+        masks = generate(*args, **kwargs)[2]
+        sampled = sum(map(sum, masks))
         raise _Generated
 
     peer._generate = generated
 
-    def theirs() -> None:
+    def theirs() -> float:
         learner.model.eval()
         with suppress(_Generated):
             peer._generate_and_score_completions([request_row(request) for request in requests])
+        return sampled
 
-    def ours() -> None:
+    def ours() -> float:
         number = next(rounds)
         evolution._collect(number)
-        sampled["ours"] += evolution._done(number)["collect"]["sampled_tokens"]
+        return float(evolution._done(number)["collect"]["sampled_tokens"])
 
-    ours(), theirs()
-    sampled |= {"ours": 0, "theirs": 0}
-    spent, engine = alternately(ours, theirs, warm=False)
-    rate = sampled["theirs"] / engine
-    found = {"tokens": sampled["ours"], "stage": spent, "engine": sampled["ours"] / rate}
-    return {**found, "ratio": sampled["ours"] / spent / rate}
+    return alternately(ours, theirs)
 
 
 def supervised(learner: Any, cases: list[Any]) -> dict[str, Any]:
@@ -146,18 +143,23 @@ def supervised(learner: Any, cases: list[Any]) -> dict[str, Any]:
     settings = {**learner._common(1), "max_length": None, **learner.recipe.sft.trl}
     examples = [stages.tokens_of(row, learner.tokenizer, learner._tools(row)) for row in rows]
 
-    def bare() -> None:
+    tokens = sum(len(example["input_ids"]) for example in examples) * settings["num_train_epochs"]
+
+    def ours() -> float:
+        learner.sft(rows, 1, "sft")
+        return tokens
+
+    def bare() -> float:
         learner._fresh()
         args = {"args": SFTConfig(**settings), "processing_class": learner.tokenizer}
         SFTTrainer(learner.model, train_dataset=Dataset.from_list(examples), **args).train()
+        return tokens
 
-    ours, theirs = alternately(lambda: learner.sft(rows, 1, "sft"), bare)
-    tokens = sum(len(example["input_ids"]) for example in examples)
-    return {"tokens": tokens * settings["num_train_epochs"], "stage": ours, "engine": theirs, "ratio": theirs / ours}
+    return alternately(ours, bare)
 
 
 def optimised(learner: Any, requests: list[Any]) -> dict[str, Any]:
-    recipe, trained = learner.recipe, {"ours": 0.0, "theirs": 0.0}
+    recipe = learner.recipe
     own = {"selector", "selector_args", "redraw_rounds"}
     keys = {key: value for key, value in recipe.pfpo.trl.items() if key not in own}
     rollout = recipe.rollout
@@ -167,7 +169,10 @@ def optimised(learner: Any, requests: list[Any]) -> dict[str, Any]:
     def one(completions: Any, **_: Any) -> list[float]:
         return [float(i % 2) for i in range(len(completions))]
 
-    def bare() -> None:
+    def ours() -> float:
+        return _logged(learner.pfpo(requests, 1)["log"])
+
+    def bare() -> float:
         learner._fresh()
         trainer = GRPOTrainer(
             learner.model,
@@ -178,33 +183,25 @@ def optimised(learner: Any, requests: list[Any]) -> dict[str, Any]:
             environment_factory=environment_factories(learner.suites, learner.tasks, rollout.limits),
         )
         trainer.train()
-        trained["theirs"] += _logged(trainer.state.log_history)
+        return _logged(trainer.state.log_history)
 
-    def ours() -> None:
-        trained["ours"] += _logged(learner.pfpo(requests, 1)["log"])
-
-    spent, engine = alternately(ours, bare)
-    rates = trained["ours"] / spent, trained["theirs"] / engine
-    return {
-        "tokens": trained["ours"],
-        "stage": spent,
-        "engine": trained["ours"] / rates[1],
-        "ratio": rates[0] / rates[1],
-    }
+    return alternately(ours, bare)
 
 
 def _logged(log: list[dict[str, Any]]) -> float:
     return max(entry.get("num_tokens") or 0 for entry in log)
 
 
-def alternately(
-    one: Callable[[], Any], other: Callable[[], Any], times: int = 3, warm: bool = True
-) -> tuple[float, float]:
-    """CPU seconds of both, summed over turns, after one each that does not count."""
-    if warm:
-        one(), other()
-    pairs = [(seconds(one)[0], seconds(other)[0]) for _ in range(times)]
-    return sum(a for a, _ in pairs), sum(b for _, b in pairs)
+def alternately(ours: Callable[[], float], theirs: Callable[[], float], times: int = 3) -> dict[str, Any]:
+    """Two pieces of work, each of which says its tokens, in turns, after one each that does not count.
+
+    Tokens and CPU seconds of ours, summed over the turns, and the seconds that theirs takes for as many tokens.
+    """
+    ours(), theirs()
+    turns = [(*seconds(ours), *seconds(theirs)) for _ in range(times)]
+    stage, tokens, engine, of_theirs = (sum(column) for column in zip(*turns, strict=True))
+    engine *= tokens / of_theirs
+    return {"tokens": tokens, "stage": stage, "engine": engine, "ratio": engine / stage}
 
 
 def measured(folder: Path) -> dict[str, Any]:
@@ -282,6 +279,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file to write, without .md and .json")
     parser.add_argument("--real", type=Path, metavar="ADAPTER", help=f"{REAL} as well: RUN/rounds/00/after-warm_start")
     arguments = parser.parse_args()
+    if arguments.real is not None and not (arguments.real / "adapter_config.json").is_file():
+        parser.error(f"there is no adapter in {arguments.real}; `fate-trl run agentdojo-smollm2-cpu` leaves one")
     with tempfile.TemporaryDirectory() as folder:
         found = measured(Path(folder) / "embedded")
         if arguments.real:
