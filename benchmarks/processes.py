@@ -83,8 +83,8 @@ of a chunk.
 {resolved}
 
 An interval is that of one policy over the test tasks. Two trainings from other samples end in two policies, as two
-seeds do, and these may differ by more than that. At the end of the last round the mean over seeds is {ends};
-five seeds on one process are at 93.5 % [91.2, 95.8] ([the evidence](../evidence.md#the-easy-world)).
+seeds do, and these may differ by more than that. At the end of the last round the mean over seeds is {ends}. How
+far seeds spread on one process stands in [the evidence](../evidence.md#the-easy-world).
 
 With a policy that is played back, so that nothing depends on sampling, both record the same trajectories, scores,
 selections, buffer rows and metrics, to the byte (`tests/test_processes.py`).
