@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from faults import Bench, Fault, faults, noise
 
-from fate_trl.recipe import make_recipe
+from fate_trl.recipe.schema import make_recipe
 
 SCRIPTED = {"train": 60, "validation": 0, "test": 240}
 EMBEDDED = {"train": 9, "validation": 0, "test": 120}
@@ -54,7 +54,7 @@ def runs(folder: Path, embedded: bool) -> dict[str, Any]:
     scripted = make_recipe(noise.recipe(SCRIPTED, rounds=1))
     found = {"scripted learner, one round": noise.compared(scripted, folder / "scripted", noise.scripted)}
     if embedded:
-        from fate_trl.stages import build
+        from fate_trl.train.learner import build
 
         recipe = make_recipe(noise.recipe(EMBEDDED, rounds=0, model={"threads": 1}))
         found["embedded policy, evaluation only"] = noise.compared(recipe, folder / "embedded", build)

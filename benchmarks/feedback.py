@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from fate_trl import stages
-from fate_trl.evolution import Evolution, failures_of
-from fate_trl.ledger import RunDirectory, seed_of
+from fate_trl.ledger.directory import RunDirectory, seed_of
+from fate_trl.loop.rounds import Evolution, failures_of
 from fate_trl.plugins import load
-from fate_trl.recipe import make_recipe
+from fate_trl.recipe.schema import make_recipe
+from fate_trl.train import learner
 from fate_trl.types import Failure, RolloutRequest
-from fate_trl.verifiers import score_all
+from fate_trl.verify.scoring import score_all
 
 WAYS: dict[str, tuple[str, dict[str, Any], str]] = {
     "resample": ("resample", {}, "the plain task again: neither"),
@@ -57,7 +57,7 @@ def measured(tasks: int, k: int, seeds: int) -> dict[str, Any]:
     suite = {"name": "workbench", "args": {"train": tasks}}
     recipe = make_recipe({"model": {"threads": 1}, "suites": [suite], "rollout": rollout})
     with tempfile.TemporaryDirectory() as folder:
-        run = stages.build(recipe, RunDirectory(folder))
+        run = learner.build(recipe, RunDirectory(folder))
         first = run.learner.rollout([RolloutRequest(task, task.messages) for task in run.tasks("train")], 0)
         failures = failures_of(zip(first, score_all(run.verifiers, first), strict=True))
         found = {way: np.stack([repaired(run, failures, way, k, seed) for seed in range(seeds)]) for way in WAYS}

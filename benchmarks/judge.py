@@ -21,7 +21,7 @@ from typing import Any
 
 from fate_trl import plugins
 from fate_trl.testing.samples import workbench
-from fate_trl.verifiers import score_all
+from fate_trl.verify.scoring import score_all
 
 SERVER = Path(__file__).parent.parent / "plugins/fate-trl-judge/tests/scripted_judge.py"
 SECONDS = 0.2

@@ -44,12 +44,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import fate_trl
 from benchmarks.learning_methods import GROUPS, METHODS, REFERENCE, Json, Method
 from benchmarks.learning_page import HEADLINE, METRICS, fill, page, plot, summary
-from fate_trl import diagnosis, evaluate
-from fate_trl.evolution import Evolution, tokens_of_round
-from fate_trl.ledger import Case, RunDirectory, round_dir
-from fate_trl.recipe import Recipe, find_recipe, make_recipe, override, read_values
-from fate_trl.testing.scripted import ROLES
-from fate_trl.types import KINDS, ScoreCard, stable_hash
+from fate_trl.ledger.directory import Case, RunDirectory, round_dir
+from fate_trl.loop.rounds import Evolution, tokens_of_round
+from fate_trl.metrics import concerns as diagnosis
+from fate_trl.metrics import evaluate
+from fate_trl.recipe.schema import Recipe, find_recipe, make_recipe, override, read_values
+from fate_trl.record import stable_hash
+from fate_trl.suites.scripted import ROLES
+from fate_trl.types import KINDS, ScoreCard
 
 ROUNDS = 60
 """More than any budget pays for."""
@@ -151,7 +153,7 @@ def worker(job: Job) -> Json:
     warnings.filterwarnings("ignore", category=FutureWarning)
     from transformers.utils import logging
 
-    from fate_trl.stages import build
+    from fate_trl.train.learner import build
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.learning_methods import REFERENCE, Json, Method
-from fate_trl.testing.scripted import ROLES
+from fate_trl.suites.scripted import ROLES
 
 METRICS = ("resolved", "objective_product", "asr", "tsr", "brr", "hcr", "benign_utility", "inert", "valid_calls")
 HEADLINE = ("resolved", "objective_product")

@@ -34,10 +34,12 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from benchmarks import families
-from fate_trl import memory, stages, templates
-from fate_trl.evolution import Silent
+from fate_trl.loop.rounds import Silent
 from fate_trl.plugins import load
-from fate_trl.recipe import make_recipe
+from fate_trl.preflight import memory
+from fate_trl.recipe.schema import make_recipe
+from fate_trl.train import learner as torch_learner
+from fate_trl.train import templates
 from fate_trl.types import BufferRow, RolloutRequest
 
 GIB = 2**30
@@ -121,10 +123,10 @@ def measured(asked: dict[str, Any], gpu: bool) -> dict[str, float]:
     if gpu:
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, asked["cap"] * GIB / total))
-    stages.load_model = lambda model: (random_model(config, recipe.model, gpu), tokenizer)
+    torch_learner.load_model = lambda model: (random_model(config, recipe.model, gpu), tokenizer)
     tokenizer = templates.prepare(families.tokenizer("qwen3"), recipe.model)
     suite = load("suite", "workbench", {"train": 12, "validation": 1, "test": 3})
-    learner = stages.TrlLearner(
+    learner = torch_learner.TrlLearner(
         recipe, {"workbench": suite}, [load("verifier", "utility")], load("selector", "product"), Silent()
     )
     learner.tasks = list(suite.tasks("train", 0))
@@ -198,7 +200,7 @@ def pfpo(learner: Any, asked: dict[str, Any]) -> int:
     def turn(trainer: Any, prompt_ids: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
         return [torch.randint(300, 1000, (asked["completion"],)).tolist() for _ in prompt_ids], None
 
-    stages.PFPOTrainer._generate_single_turn = turn
+    torch_learner.PFPOTrainer._generate_single_turn = turn
     made, prompt = request(learner, asked["prompt"])
     learner.pfpo([made] * 4, 0)
     return prompt

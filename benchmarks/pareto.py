@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from fate_trl import pareto
+from fate_trl.choose import pareto
 
 M = 4
 GROUPS = (1, 8, 64, 512, 4096)

@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from fate_trl.testing.scripted import ROLES
+from fate_trl.suites.scripted import ROLES
 
 ROWS = {"sft.per_device_train_batch_size": 16, "pfpo.per_device_train_batch_size": 64}
 """In all; each of two processes takes half."""

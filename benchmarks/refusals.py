@@ -1,4 +1,4 @@
-"""How often refusals are told right: the rules of fate_trl/refusals.py, and the word rule that they replaced.
+"""How often refusals are told right: the rules of fate_trl/verify/refusals.py, and the word rule that they replaced.
 
     python benchmarks/refusals.py [docs/results/refusals]     # writes .json and .md
 
@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from fate_trl.evaluate import wilson
-from fate_trl.refusals import refused
+from fate_trl.metrics.evaluate import wilson
 from fate_trl.types import PASS_AT, Outcome, Task, ToolCall, Trajectory
+from fate_trl.verify.refusals import refused
 
 LABELLED = Path(__file__).parent.parent / "tests" / "data" / "refusals.jsonl"
 HALVES = ("development", "test")
@@ -142,8 +142,8 @@ PAGE = """# How often refusals are told right
 
     python benchmarks/refusals.py docs/results/refusals
 
-Claim: the rules of `fate_trl/refusals.py` tell refusals, over the whole trajectory, far better than the word rule
-that they replaced (`words`: one English pattern on the last message, then the outcome), on trajectories that they
+Claim: the rules of `fate_trl/verify/refusals.py` tell refusals, over the whole trajectory, far better than the word
+rule that they replaced (`words`: one English pattern on the last message, then the outcome), on trajectories that they
 were not made on.
 
 {overall}

@@ -34,13 +34,13 @@ from typing import Any
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from fate_trl import stages
-from fate_trl.environments import Recorder, environment_factories
-from fate_trl.evolution import row_of
-from fate_trl.ledger import RunDirectory
-from fate_trl.recipe import find_recipe, make_recipe, read_values
-from fate_trl.scores import Scorer
-from fate_trl.trainer import PFPOTrainer, request_dataset, request_row
+from fate_trl.ledger.directory import RunDirectory
+from fate_trl.ledger.scores import Scorer
+from fate_trl.loop.rounds import row_of
+from fate_trl.recipe.schema import find_recipe, make_recipe, read_values
+from fate_trl.suites.episodes import Recorder, environment_factories
+from fate_trl.train import learner as torch_learner
+from fate_trl.train.trainer import PFPOTrainer, request_dataset, request_row
 
 REAL = "collect, SmolLM2-135M"
 BESIDE = "collect, beside GRPOTrainer's rollouts"
@@ -141,7 +141,7 @@ def beside_grpo(evolution: Any, requests: list[Any]) -> dict[str, Any]:
 def supervised(learner: Any, cases: list[Any]) -> dict[str, Any]:
     rows = [row_of(trajectory, "anchor", 1) for trajectory, _ in cases]
     settings = {**learner._common(1), "max_length": None, **learner.recipe.sft.trl}
-    examples = [stages.tokens_of(row, learner.tokenizer, learner._tools(row)) for row in rows]
+    examples = [torch_learner.tokens_of(row, learner.tokenizer, learner._tools(row)) for row in rows]
 
     tokens = sum(len(example["input_ids"]) for example in examples) * settings["num_train_epochs"]
 
@@ -210,7 +210,7 @@ def measured(folder: Path) -> dict[str, Any]:
     values["rollout"] |= {"tasks": 120}
     values["sft"] |= {"num_train_epochs": 1}
     values["pfpo"] |= {"max_steps": 3, "redraw_rounds": 0}
-    evolution = stages.build(make_recipe(values), RunDirectory(folder))
+    evolution = torch_learner.build(make_recipe(values), RunDirectory(folder))
     learner: Any = evolution.learner
     collect, cases = collected(evolution)
     requests = evolution._pfpo_requests(1, cases)
@@ -228,7 +228,7 @@ def measured_real(folder: Path, adapter: Path) -> dict[str, Any]:
     values["rollout"] |= {"tasks": values["rollout"]["chunk"]}
     del values["warm_start"]
     values["model"]["adapter"] = str(adapter)
-    return collected(stages.build(make_recipe(values), RunDirectory(folder)))[0]
+    return collected(torch_learner.build(make_recipe(values), RunDirectory(folder)))[0]
 
 
 HEAD = """# Speed of a round

@@ -29,16 +29,20 @@ from unittest.mock import patch
 
 import numpy as np
 
-from fate_trl import bounded, environments, evaluate, ledger, stages, verifiers
-from fate_trl.evolution import Evolution
-from fate_trl.ledger import RunDirectory
-from fate_trl.recipe import load_recipe
+from fate_trl.ledger.directory import RunDirectory, directory
+from fate_trl.loop.rounds import Evolution
+from fate_trl.metrics import evaluate
+from fate_trl.process import bounded
+from fate_trl.recipe.schema import load_recipe
+from fate_trl.suites import episodes
+from fate_trl.train import learner
+from fate_trl.verify import scoring
 
 ROUND = ["rounds=1", "rollout.tasks=60", "evaluation.tasks=150", "evaluation.validation=25", "pfpo.max_steps=2"]
 LEDGER = ("append", "read", "write_text", "chunks")
 ISOLATION = {
-    environments: ("copied", "nested", "_check", "_check_outcome"),
-    verifiers: ("copied", "_all_of"),
+    episodes: ("copied", "nested", "_check", "_check_outcome"),
+    scoring: ("copied", "_all_of"),
     evaluate: ("check_errors",),
 }
 
@@ -97,7 +101,7 @@ class Stopwatch:
 @contextmanager
 def watched(watch: Stopwatch) -> Iterator[None]:
     with ExitStack() as stack:
-        rooms = {RunDirectory: ("ledger", LEDGER), ledger: ("ledger", ("flush",))}
+        rooms = {RunDirectory: ("ledger", LEDGER), directory: ("ledger", ("flush",))}
         rooms |= {room: ("isolation", names) for room, names in ISOLATION.items()}
         for room, (part, names) in rooms.items():
             for name in names:
@@ -112,7 +116,7 @@ def bare() -> Iterator[None]:
     with (
         patch.object(os, "fsync", lambda _: None),
         patch.object(bounded.Thread, "call", lambda _, function, seconds: function()),
-        patch.object(environments, "copied", lambda value: value),
+        patch.object(episodes, "copied", lambda value: value),
     ):
         yield
 
@@ -131,7 +135,7 @@ def one_round(evolution: Evolution, start: str, folder: Path) -> tuple[np.ndarra
 def measure(pairs: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        evolution = stages.build(load_recipe("quickstart", ROUND), RunDirectory(root / "unused"))
+        evolution = learner.build(load_recipe("quickstart", ROUND), RunDirectory(root / "unused"))
         evolution.learner.save(str(root / "start"))
         times, shares = [], []
         with suppress(KeyboardInterrupt):

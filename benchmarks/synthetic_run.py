@@ -17,12 +17,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fate_trl import __version__, plugins
-from fate_trl.evolution import Evolution
 from fate_trl.hookspecs import Suite
-from fate_trl.ledger import RunDirectory
-from fate_trl.recipe import make_recipe, objectives_of
-from fate_trl.testing.scripted import Role, ScriptedLearner
-from fate_trl.types import RolloutRequest, ToolCall, Trajectory, stable_hash
+from fate_trl.ledger.directory import RunDirectory
+from fate_trl.loop.rounds import Evolution
+from fate_trl.recipe.schema import make_recipe, objectives_of
+from fate_trl.record import stable_hash
+from fate_trl.suites.scripted import Role, ScriptedLearner
+from fate_trl.types import RolloutRequest, ToolCall, Trajectory
 
 FULL = 50_000
 SIZES = {"train": 1400, "validation": 240, "test": 1000}

@@ -29,12 +29,14 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 import torch
 
 from benchmarks import families
-from fate_trl import PFPOConfig, PFPOTrainer, check, templates
-from fate_trl.environments import environment_factories
+from fate_trl import PFPOConfig, PFPOTrainer
 from fate_trl.plugins import load
-from fate_trl.recipe import make_recipe
-from fate_trl.testing.scripted import script_for
-from fate_trl.trainer import request_dataset
+from fate_trl.preflight import findings
+from fate_trl.recipe.schema import make_recipe
+from fate_trl.suites.episodes import environment_factories
+from fate_trl.suites.scripted import script_for
+from fate_trl.train import templates
+from fate_trl.train.trainer import request_dataset
 from fate_trl.types import RolloutRequest
 
 FORKS = {
@@ -60,7 +62,9 @@ def judged(name: str) -> dict[str, Any]:
     recipe = make_recipe({"suites": ["workbench"], "model": model, "rollout": {"max_completion_length": 512}})
     suite = load("suite", "workbench", {"train": 12, "validation": 1, "test": 3})
     tasks = list(suite.tasks("train", 0))
-    found = check.template_findings(check.Subject(recipe, {"workbench": suite}, {"train": tasks}, tokenizer, None))
+    found = findings.template_findings(
+        findings.Subject(recipe, {"workbench": suite}, {"train": tasks}, tokenizer, None)
+    )
     verdict = next((v for v in ("error", "warning") if any(f.verdict == v for f in found)), "ok")
     broken = [f for f in found if f.verdict == "error"]
     done = rolled(raw if broken else tokenizer, base, suite, tasks)

@@ -20,15 +20,16 @@ from typing import Any
 
 import numpy as np
 
-from fate_trl import evaluate, stages
-from fate_trl.evolution import Evolution, failures_of
-from fate_trl.ledger import Case, RunDirectory, seed_of
+from fate_trl.ledger.directory import Case, RunDirectory, seed_of
+from fate_trl.loop.rounds import Evolution, failures_of
+from fate_trl.metrics import evaluate
 from fate_trl.plugins import load
-from fate_trl.recipe import load_recipe
+from fate_trl.recipe.schema import load_recipe
+from fate_trl.suites.workbench import tradeoffs
+from fate_trl.suites.workbench.tradeoff_traces import way_of
+from fate_trl.train import learner
 from fate_trl.types import KINDS, RolloutRequest, Script
-from fate_trl.verifiers import score_all
-from fate_trl.workbench import tradeoffs
-from fate_trl.workbench.tradeoff_traces import way_of
+from fate_trl.verify.scoring import score_all
 
 FAMILIES = (*tradeoffs.SHAPES, *tradeoffs.PLAIN, *tradeoffs.LOOK_ALIKES, *tradeoffs.HARMFUL)
 METRICS = ("resolved", "objective_product", "asr", "tsr", "brr", "hcr", "vrr", "benign_utility", "valid_calls")
@@ -119,11 +120,11 @@ def main() -> None:
     sizes = f"suites=[{{name: tradeoffs, args: {{train: {asked.train}, test: {asked.test}}}}}]"
     recipe = load_recipe("tradeoffs", [sizes, f"model.path={asked.policy}"])
     with tempfile.TemporaryDirectory() as folder:
-        run = stages.build(recipe, RunDirectory(folder))
+        run = learner.build(recipe, RunDirectory(folder))
         found = {
             "version": tradeoffs.VERSION,
             "sha256": hashlib.sha256(
-                (Path(stages.model_folder(recipe.model)) / "model.safetensors").read_bytes()
+                (Path(learner.model_folder(recipe.model)) / "model.safetensors").read_bytes()
             ).hexdigest(),
             "machine": platform.machine(),
             **{name: getattr(asked, name) for name in ("train", "test", "k", "seeds")},

@@ -19,8 +19,10 @@ from typing import Any, Literal
 import pydantic
 import typer
 
-from fate_trl import evaluate, hookspecs, plugins, recipe, types
+from fate_trl import errors, hookspecs, plugins, types
 from fate_trl.cli import app
+from fate_trl.metrics import evaluate
+from fate_trl.recipe.schema import ComponentRef, Recipe
 
 ROOT = Path(__file__).parent.parent
 
@@ -92,12 +94,12 @@ def _default(key: str, schema: Mapping[str, Any], section: Mapping[str, Any]) ->
     return f"`{value}`" if isinstance(value, str) else f"`{json.dumps(value)}`"
 
 
-def sections(model: type[pydantic.BaseModel] = recipe.Recipe, place: str = "") -> Iterator[tuple[str, Any]]:
+def sections(model: type[pydantic.BaseModel] = Recipe, place: str = "") -> Iterator[tuple[str, Any]]:
     """(place in a recipe, model) of every section, the whole recipe first."""
     yield place, model
     for key, field in model.model_fields.items():
         for kind in (field.annotation, *typing.get_args(field.annotation)):
-            if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel) and kind is not recipe.ComponentRef:
+            if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel) and kind is not ComponentRef:
                 yield from sections(kind, f"{place}.{key}".lstrip("."))
 
 
@@ -108,7 +110,7 @@ def recipe_page() -> str:
         "changes one key for one run. Unknown keys and values that cannot work are errors before a model is loaded. "
         "Every default number is ours.",
     ]
-    for place, model in (*sections(), ("a component", recipe.ComponentRef)):
+    for place, model in (*sections(), ("a component", ComponentRef)):
         schema = model.model_json_schema()
         rows = [
             (f"`{key}`", model.model_fields[key].description or "", type_of(field), _default(key, field, schema))
@@ -255,18 +257,16 @@ def contracts_page() -> str:
 
 def records_page() -> str:
     parts = ["# Records", prose(types.__doc__)]
-    members = [(name, member) for name, member in _own(types) if inspect.isclass(member) and name != "Record"]
+    members = [(name, member) for name, member in _own(types) if inspect.isclass(member)]
     for name, member in members:
-        if not issubclass(member, Exception):
-            parts += _class(name, member)
-    parts.append("## Errors")
-    parts += [f"- `{name}`: {prose(member)}" for name, member in members if issubclass(member, Exception)]
+        parts += _class(name, member)
+    parts += ["## Errors", *(f"- `{name}`: {prose(member)}" for name, member in _own(errors))]
     return "\n\n".join(filter(None, parts))
 
 
 def trainer_page() -> str:
     """Read from the source text: importing the trainer would import torch."""
-    tree = ast.parse((ROOT / "fate_trl" / "trainer.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "fate_trl" / "train" / "trainer.py").read_text(encoding="utf-8"))
     parts = ["# PFPOTrainer", prose(ast.get_docstring(tree) or "").partition("\n\n")[0]]
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name in ("PFPOConfig", "PFPOTrainer"):

@@ -13,15 +13,16 @@ if sys.platform == "win32":  # locks, signals and limits are POSIX's
     raise ImportError("fate-trl runs on Linux and macOS. On Windows, use the Windows Subsystem for Linux (WSL).")
 
 if TYPE_CHECKING:
+    from .errors import ToolError
     from .hookspecs import Choice, Component, hookimpl
-    from .trainer import PFPOConfig, PFPOTrainer
-    from .types import Outcome, Score, Script, Task, ToolError, Trajectory
+    from .train.trainer import PFPOConfig, PFPOTrainer
+    from .types import Outcome, Score, Script, Task, Trajectory
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "PFPOConfig": "trainer",
-    "PFPOTrainer": "trainer",
+    "PFPOConfig": "train.trainer",
+    "PFPOTrainer": "train.trainer",
     "Choice": "hookspecs",
     "Component": "hookspecs",
     "hookimpl": "hookspecs",
@@ -29,7 +30,7 @@ _HOMES = {
     "Score": "types",
     "Script": "types",
     "Task": "types",
-    "ToolError": "types",
+    "ToolError": "errors",
     "Trajectory": "types",
 }
 

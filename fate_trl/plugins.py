@@ -25,9 +25,9 @@ import pluggy
 import pydantic
 
 from . import __version__, hookspecs
-from .bounded import Isolated
+from .errors import FateError, PluginError, RecipeError
 from .hookspecs import API_VERSION, Component
-from .types import FateError, PluginError, RecipeError, content_hash, stable_hash
+from .record import content_hash, stable_hash
 
 GROUP = "fate_trl"
 Type = Literal["verifier", "repair", "selector", "suite"]
@@ -39,17 +39,17 @@ HOOKS: dict[Type, str] = {
 }
 BUILTINS = "fate-trl"
 _BUILTIN_MODULES = (
-    "verifiers",
-    "ensembles",
-    "judged_refusals",
-    "costs",
-    "rules",
-    "repairs",
-    "selectors",
-    "workbench.suite",
-    "workbench.tradeoffs",
-    "workbench.announced",
-    "jsonl",
+    "verify.scoring",
+    "verify.ensemble",
+    "verify.judged_refusals",
+    "verify.tool_cost",
+    "verify.rules",
+    "choose.repairs",
+    "choose.selectors",
+    "suites.workbench.suite",
+    "suites.workbench.tradeoffs",
+    "suites.workbench.announced",
+    "suites.jsonl",
 )
 
 
@@ -247,24 +247,19 @@ def find(type: Type, name: str) -> Component:
     return known[component]
 
 
-def load(type: Type, name: str, arguments: Mapping[str, Any] | None = None) -> Any:
-    """Make a component: its arguments bound and checked, its factory called; isolated if it asks for that."""
-    made = make(type, name, arguments)
-    if type == "verifier" and getattr(made, "isolated", False):
-        return Isolated(made, name, arguments or {})
-    return made
-
-
-def load_named(type: Type, reference: str | Mapping[str, Any]) -> Any:
-    """Make a component from what a recipe says: a name, or {name: …, args: {…}}."""
+def named(type: Type, reference: str | Mapping[str, Any]) -> tuple[str, Mapping[str, Any] | None]:
+    """Name and arguments of what a recipe says: a name, or {name: …, args: {…}}."""
     said: dict[str, Any] = {"name": reference} if isinstance(reference, str) else dict(reference)
     if set(said) - {"name", "args"} or not isinstance(said.get("name"), str):
         raise RecipeError(f"a {type} is named as a name, or as {{name: …, args: {{…}}}}, not {reference!r}.")
-    return load(type, said["name"], said.get("args"))
+    return said["name"], said.get("args")
 
 
-def make(type: Type, name: str, arguments: Mapping[str, Any] | None = None) -> Any:
-    """Make a component in this process, whatever it asks for."""
+def load(type: Type, name: str, arguments: Mapping[str, Any] | None = None) -> Any:
+    """Make a component in this process: its arguments bound and checked, its factory called.
+
+    Verifiers are made by `verify.loading`, which gives those that ask for it a process of their own.
+    """
     component = find(type, name)
     bound = bind(component.factory, arguments or {}, f"{type} {name!r}")
     try:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fate_trl import stages, templates
 from fate_trl.cli import main
-from fate_trl.testing.scripted import ScriptedLearner, perform, script_for
-from fate_trl.trainer import PFPOTrainer
+from fate_trl.suites.scripted import ScriptedLearner, perform, script_for
+from fate_trl.train import learner, templates
+from fate_trl.train.trainer import PFPOTrainer
 from fate_trl.types import Script
 
 
@@ -58,7 +58,7 @@ def learner_of(recipe: Any, suites: Any, *more: Any) -> Any:
 
 
 if __name__ == "__main__":
-    TrlLearner = stages.TrlLearner
-    stages.TrlLearner = learner_of  # type: ignore[misc, assignment]
-    stages.PFPOTrainer = PlayBack  # type: ignore[misc]
+    TrlLearner = learner.TrlLearner
+    learner.TrlLearner = learner_of  # type: ignore[misc, assignment]
+    learner.PFPOTrainer = PlayBack  # type: ignore[misc]
     main()

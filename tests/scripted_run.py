@@ -6,10 +6,10 @@ As a script: python scripted_run.py RECIPE RUN, which prints the rows of metrics
 import json
 import sys
 
-from fate_trl.evolution import assemble
-from fate_trl.ledger import RunDirectory
-from fate_trl.recipe import load_recipe
-from fate_trl.testing.scripted import ScriptedLearner
+from fate_trl.ledger.directory import RunDirectory
+from fate_trl.loop.rounds import assemble
+from fate_trl.recipe.schema import load_recipe
+from fate_trl.suites.scripted import ScriptedLearner
 
 
 def run(path, folder):

@@ -12,54 +12,50 @@ import fate_trl
 
 ROOT = Path(fate_trl.__file__).parent
 
-LEVELS = (
-    {"types", "pareto"},
-    {"hookspecs", "bounded", "chat", "refusals"},
-    {"verifiers", "repairs", "selectors", "environments", "plugins", "ledger", "stop", "processes"},
-    {
-        "workbench",
-        "jsonl",
-        "ensembles",
-        "judged_refusals",
-        "costs",
-        "rules",
-        "evaluate",
-        "recipe",
-        "testing",
-        "scores",
-        "verifier_process",
-    },
-    {"diagnosis"},
-    {"interchange"},
-    {"evolution"},
-    {"trainer", "endpoint", "fsck", "trackers"},
-    {"smollm2", "templates", "memory"},
-    {"stages"},
-    {"report", "card", "check"},
-    {"cli"},
+ORDER = (
+    "errors",
+    "record",
+    "types",
+    "hookspecs",
+    "process",
+    "choose",
+    "plugins",
+    "verify",
+    "suites",
+    "recipe",
+    "metrics",
+    "ledger",
+    "interchange",
+    "loop",
+    "train",
+    "serve",
+    "preflight",
+    "report",
+    "testing",
+    "cli",
 )
-"""Rooms by level, the lowest first; a folder is one room."""
+"""Rooms from the lowest up: a room imports from those before it, and from itself without a circle."""
 
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors", "tokenizers", "gguf", "vllm"}
-HEAVY_ON_TOP = {"trainer", "stages"}
+HEAVY_ON_TOP = {"train/trainer", "train/learner"}
 HEAVY_IN_FUNCTIONS = {
-    ("check", "torch"),  # the GPU that is here
-    ("check", "transformers"),  # configuration and tokenizer
-    ("memory", "peft"),  # the model's modules are played, on tensors without content
-    ("memory", "torch"),
-    ("memory", "transformers"),
-    ("templates", "trl"),  # its response templates, and what its tool loop asks of a chat template
+    ("preflight/findings", "torch"),  # the GPU that is here
+    ("preflight/findings", "transformers"),  # configuration and tokenizer
+    ("preflight/memory", "peft"),  # the model's modules are played, on tensors without content
+    ("preflight/memory", "torch"),
+    ("preflight/memory", "transformers"),
+    ("train/templates", "trl"),  # its response templates, and what its tool loop asks of a chat template
     ("cli/run", "torch"),  # the manifest states threads and GPUs
     ("cli/run", "transformers"),  # its bars and notes are kept off the screen
-    ("endpoint", "transformers"),  # its reader of docstrings, which needs no torch
-    ("processes", "accelerate"),  # only where there are several
-    ("processes", "torch"),
-    ("smollm2", "transformers"),
-    ("smollm2", "trl"),
-    ("trackers", "transformers"),  # its tracker callbacks
-    ("workbench/build", "tokenizers"),
-    ("workbench/build", "torch"),
-    ("workbench/build", "transformers"),
+    ("serve/endpoint", "transformers"),  # its reader of docstrings, which needs no torch
+    ("process/team", "accelerate"),  # only where there are several
+    ("process/team", "torch"),
+    ("train/smollm2", "transformers"),
+    ("train/smollm2", "trl"),
+    ("loop/trackers", "transformers"),  # its tracker callbacks
+    ("suites/workbench/build", "tokenizers"),
+    ("suites/workbench/build", "torch"),
+    ("suites/workbench/build", "transformers"),
 }
 """Every import of a heavy package inside a function, by file: what is added here must be worth it."""
 
@@ -74,27 +70,45 @@ def files():
     return found
 
 
-def level(room):
-    return next(number for number, rooms in enumerate(LEVELS) if room in rooms)
+def modules():
+    """Path of every module of the package by its dotted name, `fate_trl` itself included."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = ["fate_trl", *path.relative_to(ROOT).with_suffix("").parts]
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
 
 
-def imported_rooms(name, tree):
-    """(room, line) of every import from this package, wherever in the file it stands."""
-    depth = name.count("/")
+MODULES = modules()
+
+
+def imported(name, tree):
+    """(module, line) of every import of a module of this package, and of every module that is started by its name."""
+    package = name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(tree):
+        wanted = []
         if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+            wanted = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            parents = ["fate_trl", *name.split("/")[:-1]][: depth + 2 - node.level]
-            modules = [".".join([*parents, *filter(None, [node.module]), alias.name]) for alias in node.names]
-        else:
-            continue
-        for module in modules:
-            package, *rest = module.split(".")
-            if package == "fate_trl" and rest and rest[0] != "__version__":
-                yield rest[0], node.lineno
+            parents = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+            base = ".".join([*parents, *filter(None, [node.module])])
+            wanted = [f"{base}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in MODULES:
+            wanted = [node.value]
+        for module in wanted:
+            while module and module not in MODULES:
+                module = module.rpartition(".")[0]
+            if module:
+                yield module, node.lineno
+
+
+def room(module):
+    """The room that a module stands in; "" for the package's face."""
+    return f"{module}.".split(".")[1]
+
+
+def tree_of(name):
+    return ast.parse(MODULES[name].read_text(encoding="utf-8"))
 
 
 def heavy_imports(tree):
@@ -123,37 +137,58 @@ def run(code):
     return json.loads(done.stdout)
 
 
-def test_every_file_has_its_level():
-    rooms = {name.split("/")[0] for name, _ in files()}
-    assert rooms <= set().union(*LEVELS), "give the new file a level here and in the design"
+def test_every_room_has_its_place():
+    assert {room(name) for name in MODULES} - {""} == set(ORDER), "give the new room a place here and in the design"
 
 
 def test_imports_point_down_only():
     wrong = [
-        f"fate_trl/{name}.py:{line} imports {room}"
-        for name, tree in files()
-        for room, line in imported_rooms(name, tree)
-        if room != name.split("/")[0] and level(room) >= level(name.split("/")[0])
+        f"{name}:{line} imports {module}"
+        for name in MODULES
+        for module, line in imported(name, tree_of(name))
+        if room(name) and room(module) and room(module) != room(name)
+        if ORDER.index(room(module)) > ORDER.index(room(name))
     ]
     assert wrong == []
+
+
+def test_no_circle_inside_a_room():
+    inside = {
+        name: {m for m, _ in imported(name, tree_of(name)) if m != name and room(m) == room(name)} for name in MODULES
+    }
+    inside = {name: targets for name, targets in inside.items() if room(name)}
+    # A module imported from within its own room's face, or the face from within, is a circle like any other.
+    while leaves := [name for name, targets in inside.items() if not targets & set(inside)]:
+        for name in leaves:
+            del inside[name]
+    assert inside == {}, "these import one another in a circle"
 
 
 def test_the_reader_of_imports_sees_every_form():
     text = """
 import fate_trl.cli
-from fate_trl import stages
-from fate_trl.trainer import PFPOTrainer
-from . import evaluate
-from .recipe import Recipe
-from ..types import Task
+from fate_trl.train import learner
+from fate_trl.train.trainer import PFPOTrainer
+from . import traces
+from ...recipe.schema import Recipe
+from ...types import Task
+STARTED = "fate_trl.verify.isolated_main"
 def late():
     from .. import jsonl
 """
-    rooms = [room for room, _ in imported_rooms("workbench/suite", ast.parse(text))]
-    # `from .` inside a folder is that folder itself
-    assert sorted(rooms) == ["cli", "jsonl", "stages", "trainer", "types", "workbench", "workbench"]
-    top = [room for room, _ in imported_rooms("cli", ast.parse("from . import evaluate\nfrom .recipe import Recipe"))]
-    assert sorted(top) == ["evaluate", "recipe"]
+    seen = {module for module, _ in imported("fate_trl.suites.workbench.suite", ast.parse(text))}
+    assert seen == {
+        "fate_trl.cli",
+        "fate_trl.train.learner",
+        "fate_trl.train.trainer",
+        "fate_trl.suites.workbench.traces",
+        "fate_trl.recipe.schema",
+        "fate_trl.types",
+        "fate_trl.verify.isolated_main",
+        "fate_trl.suites.jsonl",
+    }
+    face = {module for module, _ in imported("fate_trl.suites.workbench", ast.parse("from . import suite"))}
+    assert face == {"fate_trl.suites.workbench.suite"}
 
 
 def test_torch_and_trl_are_imported_on_top_of_two_files_only():
@@ -189,13 +224,8 @@ print(json.dumps(sorted(sys.modules)))
     assert not set(run(code)) & (HEAVY | {"numpy", "pydantic"})
 
 
-def test_everything_below_the_trainer_runs_without_torch():
-    below = set().union(*LEVELS[: level("trainer")]) | {"report", "card", "cli"}
-    names = sorted(
-        "fate_trl." + name.replace("/", ".").removesuffix(".__init__")
-        for name, _ in files()
-        if name.split("/")[0] in below and not name.endswith("__main__")
-    )
+def test_everything_outside_train_loads_without_torch():
+    names = sorted(name for name in MODULES if room(name) != "train" and not name.endswith("__main__"))
     code = f"""
 import importlib, json, sys
 for name in {names}:

@@ -19,7 +19,7 @@ GOOD = {"suites": ["workbench"]}
 DRIVER = f"""
 import json, sys
 from fate_trl import cli
-from fate_trl.types import FateError
+from fate_trl.errors import FateError
 for name, arguments in json.load(sys.stdin).items():
     try:
         said = ["nothing", str(cli.app(args=arguments, standalone_mode=False))]
@@ -341,7 +341,7 @@ def test_bad_input_is_stopped_with_its_error(said, name):
 
 def test_a_good_recipe_is_not_stopped(folder):
     """What the bad recipes are changed from; a driver that stops everything would pass the tests above."""
-    code = "from fate_trl.recipe import load_recipe; print(load_recipe('0.yaml').suites[0].name)"
+    code = "from fate_trl.recipe.schema import load_recipe; print(load_recipe('0.yaml').suites[0].name)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
     assert done.stdout == "workbench\n"
 

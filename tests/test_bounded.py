@@ -9,10 +9,11 @@ import time
 
 import pytest
 
-from fate_trl import plugins
-from fate_trl.bounded import Died, Process, Thread, TimedOut
-from fate_trl.types import FateError, Score, Task, Trajectory
-from fate_trl.verifiers import score_all
+from fate_trl.errors import FateError
+from fate_trl.process.bounded import Died, Process, Thread, TimedOut
+from fate_trl.types import Score, Task, Trajectory
+from fate_trl.verify.loading import load as load_verifier
+from fate_trl.verify.scoring import score_all
 
 LONG = 30.0
 SHORT = 0.1
@@ -162,7 +163,7 @@ def file(tmp_path):
 
 
 def test_an_isolated_verifier_is_made_again_in_its_process_by_name(file):
-    verifier = plugins.load("verifier", str(file))
+    verifier = load_verifier(str(file))
     [card] = score_all([verifier], [MADE])
     score = card.scores["mine"]
     assert (score.value, score.step) == (0.5, 1)
@@ -177,9 +178,9 @@ def test_an_isolated_verifier_is_made_again_in_its_process_by_name(file):
 def test_its_process_ends_with_the_one_that_asked(file):
     code = f"""
 import os
-from fate_trl import plugins
 from fate_trl.types import Task, Trajectory
-verifier = plugins.load("verifier", {str(file)!r})
+from fate_trl.verify.loading import load as load_verifier
+verifier = load_verifier({str(file)!r})
 print(verifier.score([Trajectory(Task("t", "s", "benign", ()))])[0]["mine"].feedback, flush=True)
 os.kill(os.getpid(), 9)
 """
@@ -193,4 +194,4 @@ os.kill(os.getpid(), 9)
 def test_one_that_is_wrong_raises_when_it_is_asked_directly(file):
     file.write_text(VERIFIER.replace('"mine": Score', '"other": Score'))
     with pytest.raises(FateError, match="a Score for each of"):
-        plugins.load("verifier", str(file)).score([MADE])
+        load_verifier(str(file)).score([MADE])

@@ -8,10 +8,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from benchmarks import families
-from fate_trl import check, memory, stages
 from fate_trl.cli import app
-from fate_trl.recipe import find_recipe, make_recipe, override, read_values
-from fate_trl.types import RecipeError
+from fate_trl.errors import RecipeError
+from fate_trl.preflight import findings, memory
+from fate_trl.recipe.schema import find_recipe, make_recipe, override, read_values
+from fate_trl.train import learner
 
 
 def recipe_of(*sets):
@@ -22,7 +23,7 @@ def recipe_of(*sets):
 
 
 def found(*sets, **kwargs):
-    return {finding.check: finding for finding in check.findings(recipe_of(*sets), **kwargs)}
+    return {finding.check: finding for finding in findings.findings(recipe_of(*sets), **kwargs)}
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +76,8 @@ def test_calls_that_need_more_rounds_than_allowed():
     ],
 )
 def test_batches(sets, verdict, words):
-    subject = check.Subject(recipe_of(*sets), {}, {"train": [None] * 24}, None, None)
-    batches = list(check._batches(subject))[-1]
+    subject = findings.Subject(recipe_of(*sets), {}, {"train": [None] * 24}, None, None)
+    batches = list(findings._batches(subject))[-1]
     assert batches.verdict == verdict
     assert words in batches.reason
 
@@ -93,8 +94,8 @@ def test_steps_are_those_that_trls_sampler_gives():
             "pfpo.num_train_epochs=1",
         )
         sets += (f"pfpo.per_device_train_batch_size={rows}", f"pfpo.gradient_accumulation_steps={accumulation}")
-        subject = check.Subject(recipe_of(*sets), {}, {"train": [None] * 99}, None, None)
-        assert list(check._batches(subject))[-1].data["steps"] == len(list(drawn)) // (rows * accumulation)
+        subject = findings.Subject(recipe_of(*sets), {}, {"train": [None] * 99}, None, None)
+        assert list(findings._batches(subject))[-1].data["steps"] == len(list(drawn)) // (rows * accumulation)
 
 
 def test_combinations():
@@ -105,20 +106,20 @@ def test_combinations():
         "rollout.use_transformers_continuous_batching=true",
         "sft.use_liger_kernel=true",
     )
-    said = " ".join(finding.reason for finding in check._combinations(recipe))
-    missing = {"second copy"} | ({"bitsandbytes"} if check.importlib.util.find_spec("bitsandbytes") else set())
+    said = " ".join(finding.reason for finding in findings._combinations(recipe))
+    missing = {"second copy"} | ({"bitsandbytes"} if findings.importlib.util.find_spec("bitsandbytes") else set())
     assert [name for name in names if name not in said] == [name for name in names if name in missing]
-    (full,) = check._combinations(recipe_of("pfpo.beta=0.1"))
+    (full,) = findings._combinations(recipe_of("pfpo.beta=0.1"))
     assert "second copy of the model" in full.reason
 
 
 def test_a_hub_that_cannot_be_reached_is_told_at_once(monkeypatch):
-    monkeypatch.setattr(check, "_answers", lambda host, port: False)
-    monkeypatch.setattr(stages, "load_model", lambda model: pytest.fail("it was loaded"))
+    monkeypatch.setattr(findings, "_answers", lambda host, port: False)
+    monkeypatch.setattr(learner, "load_model", lambda model: pytest.fail("it was loaded"))
     with pytest.raises(
         RecipeError, match=r"nobody/nothing is neither in the hub's cache here, and .* cannot be reached"
     ):
-        check._subject(recipe_of("model.path=nobody/nothing"))
+        findings._subject(recipe_of("model.path=nobody/nothing"))
 
 
 # ------------------------------------------------------------------------------------------------ memory
@@ -142,8 +143,8 @@ def test_too_little_memory_is_an_error_with_its_parts():
 @pytest.mark.parametrize("model", [{}, {"lora": {"r": 4}}, {"lora": {"r": 8, "target_modules": ["q_proj"]}}])
 def test_weights_are_counted_exactly(model):
     recipe = make_recipe({"suites": ["workbench"], "model": model})
-    loaded, _ = stages.load_model(recipe.model)
-    config = AutoConfig.from_pretrained(stages.model_folder(recipe.model))
+    loaded, _ = learner.load_model(recipe.model)
+    config = AutoConfig.from_pretrained(learner.model_folder(recipe.model))
     counted = memory._Counted(recipe, config, gpu=False)
     sizes = {trained: 0 for trained in (True, False)}
     for parameter in loaded.parameters():
@@ -205,7 +206,7 @@ def test_the_exit_status_says_whether_there_is_an_error(sets, status):
 
 
 def test_what_a_recipe_says_is_escaped(monkeypatch):
-    monkeypatch.setattr(check, "findings", lambda *_: [check.Finding("x", "error", "[red]\x1b[31m", "[bold]do")])
+    monkeypatch.setattr(findings, "findings", lambda *_: [findings.Finding("x", "error", "[red]\x1b[31m", "[bold]do")])
     done = CliRunner().invoke(app, ["check", "quickstart"])
     assert done.exit_code == 1
     assert "[red]" in done.stdout
@@ -220,6 +221,6 @@ def test_measuring_times_a_batch_and_a_step():
         "rollout.max_completion_length=24",
         "pfpo.per_device_train_batch_size=8",
     )
-    timed = check._measured(recipe_of(*sets))
+    timed = findings._measured(recipe_of(*sets))
     assert set(timed.data["seconds"]) == {"trajectory", "SFT step", "PFPO step"}
     assert all(value > 0 for value in timed.data["seconds"].values())

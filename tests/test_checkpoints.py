@@ -10,9 +10,9 @@ import tiny
 import torch
 from test_stages import learner, oracle_row, requests
 
-from fate_trl import stages
-from fate_trl.stages import last_checkpoint
-from fate_trl.stop import Stopped
+from fate_trl.process.stop import Stopped
+from fate_trl.train import learner as torch_learner
+from fate_trl.train.learner import last_checkpoint
 from fate_trl.types import BufferRow
 
 torch.set_num_threads(1)
@@ -54,7 +54,7 @@ class Killed(Exception):
     """Stands for a kill."""
 
 
-class At(stages.TrainerCallback):
+class At(torch_learner.TrainerCallback):
     """Does something when a step begins."""
 
     def __init__(self, step, action):
@@ -100,12 +100,14 @@ def resumes_exactly(folder, tmp_path, monkeypatch, case):
         raise Killed
 
     first = learner(folder, **settings)
-    monkeypatch.setattr(stages, "_Steps", lambda reporter: At(5, kill))
+    monkeypatch.setattr(torch_learner, "_Steps", lambda reporter: At(5, kill))
     with pytest.raises(Killed):
         train(first, stage, scratch)
     assert last_checkpoint(str(scratch)).endswith(f"-{5 // window * window}")
     second = learner(folder, **settings)
-    monkeypatch.setattr(stages, "_Steps", lambda reporter: At(5, lambda: second.stop._note(signal.SIGTERM, None)))
+    monkeypatch.setattr(
+        torch_learner, "_Steps", lambda reporter: At(5, lambda: second.stop._note(signal.SIGTERM, None))
+    )
     with pytest.raises(Stopped):
         train(second, stage, scratch)
     assert last_checkpoint(str(scratch)).endswith("-6"), "what was in hand is finished, and saved"
@@ -161,10 +163,10 @@ def test_a_short_stage_writes_no_checkpoint_and_a_long_one_as_time_goes_by(folde
     sft = {key: value for key, value in SFT.items() if key != "save_steps"}
     saved = []
     monkeypatch.setattr(
-        stages._Checkpoints, "on_save", lambda self, args, state, control, **_: saved.append(state.global_step)
+        torch_learner._Checkpoints, "on_save", lambda self, args, state, control, **_: saved.append(state.global_step)
     )
     train(learner(folder, sft=sft), "sft", tmp_path)
     assert saved == []
-    monkeypatch.setattr(stages, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(torch_learner, "CHECKPOINT_SECONDS", 0.0)
     train(learner(folder, sft={**sft, "max_steps": 3}), "sft", tmp_path)
     assert saved == [1, 2], "the end of the stage is saved by the stage"

@@ -12,9 +12,9 @@ from fate_trl.cli import lists
 from fate_trl.cli.console import visible
 from fate_trl.cli.run import explained, fresh
 from fate_trl.cli.tables import metrics_table
-from fate_trl.ledger import RunDirectory, policy_folder
-from fate_trl.recipe import load_recipe, shipped
-from fate_trl.types import LedgerError
+from fate_trl.errors import LedgerError
+from fate_trl.ledger.directory import RunDirectory, policy_folder
+from fate_trl.recipe.schema import load_recipe, shipped
 
 HOSTILE = "evil\x1b[2J\x07\u202e\ud800 [red]name[/red]"
 VISIBLE = "evil\\x1b[2J\\x07\\x202e\\xd800 [red]name[/red]"
@@ -182,7 +182,7 @@ def test_arguments_and_seed_reach_the_suite(fate, monkeypatch):
         asked.append((split, seed, self.sizes["test"]))
         return []
 
-    monkeypatch.setattr("fate_trl.workbench.suite.WorkbenchSuite.tasks", tasks)
+    monkeypatch.setattr("fate_trl.suites.workbench.suite.WorkbenchSuite.tasks", tasks)
     assert fate("suites", "check", "workbench", "--json", "--seed", 7, "--set", "test=3")[0] == 0
     assert set(asked) == {("all", 7, 3)}
 

@@ -6,12 +6,12 @@ import shutil
 import pytest
 from typer.testing import CliRunner
 
-from fate_trl import evaluate
 from fate_trl.cli import app
-from fate_trl.ledger import RunDirectory
+from fate_trl.errors import ErrorBudgetExceeded, FateError, RecipeError
+from fate_trl.ledger.directory import RunDirectory
+from fate_trl.metrics import evaluate
 from fate_trl.report import comparison, page
 from fate_trl.testing.hostile import HOSTILE, LARGE, live_html, live_terminal, record
-from fate_trl.types import ErrorBudgetExceeded, FateError, RecipeError
 
 
 def fate(*arguments):

@@ -3,7 +3,8 @@
 import pytest
 
 from fate_trl import plugins
-from fate_trl.types import RecipeError, Task, ToolCall, Trajectory
+from fate_trl.errors import RecipeError
+from fate_trl.types import Task, ToolCall, Trajectory
 
 TASK = Task("t", "s", "benign", (), tools=("look", "pay"))
 

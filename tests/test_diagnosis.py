@@ -2,7 +2,7 @@
 
 import pytest
 
-from fate_trl.diagnosis import diagnose
+from fate_trl.metrics.concerns import diagnose
 
 
 def metric(value, low=None, high=None, n=100, **more):

@@ -11,16 +11,18 @@ from typing import Literal
 import pytest
 from transformers.utils import get_json_schema
 
-from fate_trl import chat, cli, plugins
-from fate_trl.endpoint import EndpointPolicy, tool_schema
-from fate_trl.environments import make_tool
-from fate_trl.ledger import RunDirectory
-from fate_trl.recipe import make_recipe
+from fate_trl import cli, plugins
+from fate_trl.errors import RecipeError
+from fate_trl.ledger.directory import RunDirectory
+from fate_trl.recipe.schema import make_recipe
+from fate_trl.serve import completions
+from fate_trl.serve.endpoint import EndpointPolicy, tool_schema
+from fate_trl.suites.episodes import make_tool
 from fate_trl.testing.hostile import HOSTILE
 from fate_trl.testing.served import ScriptedServer
 from fate_trl.testing.served import completion as says
-from fate_trl.types import KINDS, Outcome, RecipeError, RolloutRequest, Task
-from fate_trl.verifiers import TrajectoryControl
+from fate_trl.types import KINDS, Outcome, RolloutRequest, Task
+from fate_trl.verify.scoring import TrajectoryControl
 
 KEY = "sk-secret-0123456789"
 
@@ -290,9 +292,9 @@ def test_pauses_grow_and_the_servers_word_goes_first(server, policy, monkeypatch
 def test_a_reply_has_a_time_limit_and_a_size_limit_as_a_whole(server, policy, monkeypatch):
     """Each piece comes in time; the reply would not."""
     clock = iter(range(0, 10_000, 50))
-    monkeypatch.setattr(chat, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(completions, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     assert rolled(policy(seconds=20, retries=0))[0].error == "endpoint: no whole reply within 20 s"
-    monkeypatch.setattr(chat, "_LONGEST_REPLY", 10)
+    monkeypatch.setattr(completions, "_LONGEST_REPLY", 10)
     assert rolled(policy())[0].error == "endpoint: the reply is too long"
 
 

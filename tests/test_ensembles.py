@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from fate_trl import evaluate, plugins
-from fate_trl.types import FateError, RecipeError, ScoreCard, Task, Trajectory
-from fate_trl.verifiers import score_all
+from fate_trl import plugins
+from fate_trl.errors import FateError, RecipeError
+from fate_trl.metrics import evaluate
+from fate_trl.types import ScoreCard, Task, Trajectory
+from fate_trl.verify.scoring import score_all
 
 MEMBERS = '''
 from fate_trl import Component, Score, hookimpl

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from fate_trl.environments import EpisodeEnvironment, Limits, Recorder, environment_factories, make_tool, toolset
-from fate_trl.types import Outcome, RolloutRequest, SuiteError, Task, ToolCall, ToolError
-from fate_trl.workbench.suite import WorkbenchSuite
+from fate_trl.errors import SuiteError, ToolError
+from fate_trl.suites.episodes import EpisodeEnvironment, Limits, Recorder, environment_factories, make_tool, toolset
+from fate_trl.suites.workbench.suite import WorkbenchSuite
+from fate_trl.types import Outcome, RolloutRequest, Task, ToolCall
 
 QUICK = Limits(tool_seconds=0.05)
 """Given only where something waits for ever: on a busy machine any call may take this long."""

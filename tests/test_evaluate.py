@@ -11,9 +11,20 @@ from scipy.stats import binom, binomtest, ttest_1samp
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from fate_trl import evaluate
-from fate_trl.evaluate import DIRECTIONS, METRICS, compare, paired, regressions, rows, sign_test, summarize, wilson
-from fate_trl.types import OBJECTIVES, ErrorBudgetExceeded, FateError, Outcome, Score, ScoreCard, Task, ToolCall
+from fate_trl.errors import ErrorBudgetExceeded, FateError
+from fate_trl.metrics import evaluate
+from fate_trl.metrics.evaluate import (
+    DIRECTIONS,
+    METRICS,
+    compare,
+    paired,
+    regressions,
+    rows,
+    sign_test,
+    summarize,
+    wilson,
+)
+from fate_trl.types import OBJECTIVES, Outcome, Score, ScoreCard, Task, ToolCall
 from fate_trl.types import Trajectory as Traj
 
 NA = Score.not_applicable()

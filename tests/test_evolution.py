@@ -10,8 +10,11 @@ from itertools import product
 import numpy as np
 import pytest
 
-from fate_trl import evaluate, plugins
-from fate_trl.evolution import (
+from fate_trl import plugins
+from fate_trl.choose.selectors import fate_trl_selectors
+from fate_trl.errors import ErrorBudgetExceeded, FateError
+from fate_trl.ledger.directory import RunDirectory
+from fate_trl.loop.rounds import (
     Evolution,
     Silent,
     acceptable,
@@ -24,25 +27,12 @@ from fate_trl.evolution import (
     tokens,
     tokens_of_round,
 )
-from fate_trl.ledger import RunDirectory
-from fate_trl.recipe import make_recipe, objectives_of
-from fate_trl.selectors import fate_trl_selectors
-from fate_trl.stop import Stopped
-from fate_trl.testing.scripted import ScriptedLearner
-from fate_trl.types import (
-    KINDS,
-    OBJECTIVES,
-    BufferRow,
-    ErrorBudgetExceeded,
-    Failure,
-    FateError,
-    Repair,
-    Score,
-    ScoreCard,
-    Task,
-    Trajectory,
-)
-from fate_trl.workbench.suite import WorkbenchSuite
+from fate_trl.metrics import evaluate
+from fate_trl.process.stop import Stopped
+from fate_trl.recipe.schema import make_recipe, objectives_of
+from fate_trl.suites.scripted import ScriptedLearner
+from fate_trl.suites.workbench.suite import WorkbenchSuite
+from fate_trl.types import KINDS, OBJECTIVES, BufferRow, Failure, Repair, Score, ScoreCard, Task, Trajectory
 
 
 @pytest.fixture(autouse=True)

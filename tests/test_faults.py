@@ -5,9 +5,9 @@ import os
 import pytest
 from faults import Bench, faults, noise
 
-from fate_trl import evaluate
-from fate_trl.recipe import make_recipe
-from fate_trl.types import ErrorBudgetExceeded
+from fate_trl.errors import ErrorBudgetExceeded
+from fate_trl.metrics import evaluate
+from fate_trl.recipe.schema import make_recipe
 
 
 @pytest.fixture

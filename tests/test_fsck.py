@@ -11,11 +11,12 @@ from chaos import makers
 from chaos.campaign import results
 from typer.testing import CliRunner
 
-from fate_trl import evaluate, fsck
 from fate_trl.cli import app
-from fate_trl.ledger import RunDirectory
-from fate_trl.recipe import make_recipe
-from fate_trl.types import LedgerError
+from fate_trl.errors import LedgerError
+from fate_trl.ledger import fsck
+from fate_trl.ledger.directory import RunDirectory
+from fate_trl.metrics import evaluate
+from fate_trl.recipe.schema import make_recipe
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import pytest
 import yaml
 from scripted_run import run
 
-from fate_trl.diagnosis import diagnose
-from fate_trl.ledger import RunDirectory
-from fate_trl.recipe import load_recipe
-from fate_trl.types import FateError, RecipeError
+from fate_trl.errors import FateError, RecipeError
+from fate_trl.ledger.directory import RunDirectory
+from fate_trl.metrics.concerns import diagnose
+from fate_trl.recipe.schema import load_recipe
 
 JUDGES = '''
 from fate_trl import Component, Score, hookimpl

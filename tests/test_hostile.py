@@ -5,9 +5,10 @@ import json
 
 import pytest
 
+from fate_trl.record import dumps
 from fate_trl.testing import hostile
 from fate_trl.testing.hostile import HOSTILE, HTML, live_html, live_terminal, record
-from fate_trl.types import ScoreCard, Trajectory, dumps
+from fate_trl.types import ScoreCard, Trajectory
 
 NAMES = sorted(HOSTILE)
 

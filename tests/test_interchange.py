@@ -10,13 +10,15 @@ import scripted_run
 import yaml
 
 from fate_trl import interchange
-from fate_trl.evolution import failures_of
+from fate_trl.errors import InterchangeError
 from fate_trl.interchange import agentdojo_logs, rows
 from fate_trl.interchange.records import RECORD_BYTES
-from fate_trl.ledger import RunDirectory
+from fate_trl.ledger.directory import RunDirectory
+from fate_trl.loop.rounds import failures_of
+from fate_trl.record import dumps
+from fate_trl.suites.workbench.suite import WorkbenchSuite
 from fate_trl.testing.hostile import HOSTILE, LARGE, record
-from fate_trl.types import InterchangeError, Task, dumps
-from fate_trl.workbench.suite import WorkbenchSuite
+from fate_trl.types import Task
 
 SUITES = [{"name": "workbench", "args": {"train": 24, "validation": 6, "test": 6}}]
 CALL = {"type": "function", "function": {"name": "pay", "arguments": {"to": "bob"}}}

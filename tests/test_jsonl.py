@@ -7,15 +7,16 @@ from collections import Counter
 import pytest
 
 from fate_trl import plugins
-from fate_trl.environments import Recorder
-from fate_trl.evolution import Evolution
-from fate_trl.jsonl import JsonlSuite
-from fate_trl.ledger import RunDirectory
-from fate_trl.recipe import make_recipe, objectives_of
-from fate_trl.testing.scripted import ScriptedLearner, perform
-from fate_trl.testing.suite_check import check_suite
-from fate_trl.types import OBJECTIVES, RolloutRequest, Script, SuiteError, ToolError
-from fate_trl.verifiers import OverRefusal, Security, TrajectoryControl, Utility, score_all
+from fate_trl.errors import SuiteError, ToolError
+from fate_trl.ledger.directory import RunDirectory
+from fate_trl.loop.rounds import Evolution
+from fate_trl.recipe.schema import make_recipe, objectives_of
+from fate_trl.suites.checking import check_suite
+from fate_trl.suites.episodes import Recorder
+from fate_trl.suites.jsonl import JsonlSuite
+from fate_trl.suites.scripted import ScriptedLearner, perform
+from fate_trl.types import OBJECTIVES, RolloutRequest, Script
+from fate_trl.verify.scoring import OverRefusal, Security, TrajectoryControl, Utility, score_all
 
 SHOP = '''
 class Shop:

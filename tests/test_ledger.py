@@ -6,9 +6,10 @@ import os
 
 import pytest
 
-from fate_trl import ledger
-from fate_trl.ledger import RunDirectory, round_dir, seed_of
-from fate_trl.types import LedgerError, Score, ScoreCard, Task, Trajectory
+from fate_trl.errors import LedgerError
+from fate_trl.ledger import directory
+from fate_trl.ledger.directory import RunDirectory, round_dir, seed_of
+from fate_trl.types import Score, ScoreCard, Task, Trajectory
 
 HOSTILE = "a\nb\r\u2028\x85\x00\ud800 </script>"
 RECORDS = [{"n": 1, "text": HOSTILE}, {"n": 2}, {"n": 3}]
@@ -125,7 +126,7 @@ def test_a_file_is_the_old_one_until_the_new_one_is_complete(run, monkeypatch):
     def full(_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(ledger.os, "fsync", full)
+    monkeypatch.setattr(directory.os, "fsync", full)
     with pytest.raises(LedgerError, match=r"no space.*--resume"):
         run.write_json("metrics.json", {"version": "new"})
     assert run.read_json("metrics.json") == {"version": "old"}

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from fate_trl import plugins
 from fate_trl.cli import app
-from fate_trl.types import PluginError
+from fate_trl.errors import PluginError
 
 KINDS = tuple(plugins.HOOKS)
 RULE = re.compile(r"# RULE: replace the next line by yours, such as: (.*)\n( +)raise NotImplementedError\(.*\)")

@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from fate_trl import pareto
+from fate_trl.choose import pareto
 
 SEEDS = range(40)
 
@@ -273,5 +273,5 @@ def test_orient_flips_and_drops():
 
 
 def test_no_torch():
-    code = "import sys, fate_trl.selectors; sys.exit('torch' in sys.modules)"
+    code = "import sys, fate_trl.choose.selectors; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

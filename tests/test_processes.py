@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from fate_trl.processes import Led, Team, follow, require_one
-from fate_trl.recipe import make_recipe
-from fate_trl.stop import Stop, Stopped
-from fate_trl.types import FateError, RecipeError
+from fate_trl.errors import FateError, RecipeError
+from fate_trl.process.stop import Stop, Stopped
+from fate_trl.process.team import Led, Team, follow, require_one
+from fate_trl.recipe.schema import make_recipe
 
 # ------------------------------------------------------------------------------------------------ who does what
 

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from fate_trl.ledger import RunDirectory
+from fate_trl.errors import LedgerError, RecipeError
+from fate_trl.ledger.directory import RunDirectory
 from fate_trl.report.reading import Run
-from fate_trl.types import LedgerError, RecipeError
 
 
 def test_policies_are_the_rows_of_the_metrics(scripted_folder):

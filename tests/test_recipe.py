@@ -9,8 +9,18 @@ import yaml
 
 import fate_trl
 from fate_trl import plugins
-from fate_trl.recipe import ComponentRef, Recipe, find_recipe, load_recipe, make_recipe, override, shipped, trl_keys
-from fate_trl.types import OBJECTIVES, RecipeError
+from fate_trl.errors import RecipeError
+from fate_trl.recipe.schema import (
+    ComponentRef,
+    Recipe,
+    find_recipe,
+    load_recipe,
+    make_recipe,
+    override,
+    shipped,
+    trl_keys,
+)
+from fate_trl.types import OBJECTIVES
 
 NEEDS = {
     "quickstart": (),
@@ -50,7 +60,7 @@ def test_recipes_in_subfolders_are_found(tmp_path, monkeypatch):
     package = tmp_path / "site" / "fate_trl"
     (package / "recipes" / "gpu").mkdir(parents=True)
     (package / "recipes" / "gpu" / "qlora.yaml").write_text("suites: [workbench]")
-    monkeypatch.setattr("fate_trl.recipe.__file__", str(package / "recipe.py"))
+    monkeypatch.setattr("fate_trl.recipe.schema.__file__", str(package / "recipe" / "schema.py"))
     assert list(shipped()) == ["qlora"]
     assert load_recipe("qlora").suites == [ComponentRef(name="workbench")]
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from fate_trl import plugins
-from fate_trl.repairs import Reflect, Resample, Resume, attempts, executed, fault, feedback, transcript
-from fate_trl.testing.scripted import perform
-from fate_trl.types import Failure, RolloutRequest, Score, ScoreCard, Script, Task, ToolCall, Trajectory, dumps
-from fate_trl.verifiers import OverRefusal, Security, TrajectoryControl, Utility, score_all
-from fate_trl.workbench.suite import WorkbenchSuite
+from fate_trl.choose.repairs import Reflect, Resample, Resume, attempts, executed, fault, feedback, transcript
+from fate_trl.record import dumps
+from fate_trl.suites.scripted import perform
+from fate_trl.suites.workbench.suite import WorkbenchSuite
+from fate_trl.types import Failure, RolloutRequest, Score, ScoreCard, Script, Task, ToolCall, Trajectory
+from fate_trl.verify.scoring import OverRefusal, Security, TrajectoryControl, Utility, score_all
 
 VERIFIERS = (Security(), Utility(), OverRefusal(), TrajectoryControl())
 SUITE = WorkbenchSuite(train=90, validation=0, test=0)

@@ -12,13 +12,13 @@ from html.parser import HTMLParser
 import pytest
 from typer.testing import CliRunner
 
-from fate_trl import evaluate
 from fate_trl.cli import app
-from fate_trl.ledger import RunDirectory
+from fate_trl.errors import LedgerError, RecipeError
+from fate_trl.ledger.directory import RunDirectory
+from fate_trl.metrics import evaluate
 from fate_trl.report import charts, page, summary, words
 from fate_trl.report.reading import Run
 from fate_trl.testing.hostile import HOSTILE, LARGE, live_html, live_terminal, record
-from fate_trl.types import LedgerError, RecipeError
 
 
 class Page(HTMLParser):

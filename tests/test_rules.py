@@ -5,9 +5,10 @@ import json
 import pytest
 
 from fate_trl import plugins
-from fate_trl.testing.scripted import perform, script_for
-from fate_trl.types import RecipeError, RolloutRequest, Task, ToolCall, Trajectory
-from fate_trl.verifiers import score_all
+from fate_trl.errors import RecipeError
+from fate_trl.suites.scripted import perform, script_for
+from fate_trl.types import RolloutRequest, Task, ToolCall, Trajectory
+from fate_trl.verify.scoring import score_all
 
 PROMPT = (
     {"role": "system", "content": "Bank of Ann. Support is support@bank.example."},

@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 from scripted_run import run as run_recipe
 
-from fate_trl import evaluate, plugins
+from fate_trl import plugins
 from fate_trl.cli.rescore import rescore as command
-from fate_trl.ensembles import Ensemble
-from fate_trl.ledger import RunDirectory
-from fate_trl.scores import FILE, Scorer
-from fate_trl.types import FateError, LedgerError, Outcome, Score, Task, Trajectory
-from fate_trl.verifiers import spent
+from fate_trl.errors import FateError, LedgerError
+from fate_trl.ledger.directory import RunDirectory
+from fate_trl.ledger.scores import FILE, Scorer
+from fate_trl.metrics import evaluate
+from fate_trl.types import Outcome, Score, Task, Trajectory
+from fate_trl.verify.ensemble import Ensemble
+from fate_trl.verify.scoring import spent
 
 JUDGE = """
 from fate_trl import Component, Score, hookimpl
@@ -153,7 +155,8 @@ def digests(folder):
 
 CODE = """
 import sys
-from fate_trl import cli, evaluate
+from fate_trl import cli
+from fate_trl.metrics import evaluate
 evaluate._RESAMPLES = 50
 sys.argv = ["fate-trl", *sys.argv[1:]]
 try:

@@ -10,13 +10,15 @@ import pytest
 from test_architecture import files
 
 import fate_trl
+from fate_trl.choose.repairs import Reflect
 from fate_trl.cli import main
 from fate_trl.cli.tables import metrics_table
-from fate_trl.environments import Recorder
-from fate_trl.repairs import Reflect
+from fate_trl.errors import InterchangeError, ToolError
+from fate_trl.record import CUT, DEPTH, dumps
+from fate_trl.suites.episodes import Recorder
+from fate_trl.suites.workbench.suite import WorkbenchSuite
 from fate_trl.testing.hostile import HOSTILE, live_terminal, record
-from fate_trl.types import CUT, DEPTH, Failure, InterchangeError, RolloutRequest, ToolError, dumps
-from fate_trl.workbench.suite import WorkbenchSuite
+from fate_trl.types import Failure, RolloutRequest
 
 ROOT = Path(fate_trl.__file__).parents[1]
 PLUGINS = sorted(path for path in ROOT.glob("plugins/*/fate_trl_*/**/*.py"))
@@ -76,7 +78,7 @@ def test_the_reader_sees_each_of_them(line):
 def test_the_recipes_loader_is_a_safe_one():
     import yaml
 
-    from fate_trl.recipe import _Loader
+    from fate_trl.recipe.schema import _Loader
 
     assert issubclass(_Loader, yaml.SafeLoader)
 
@@ -91,11 +93,11 @@ def test_the_built_in_suites_run_no_code_open_no_socket_and_write_no_file(tmp_pa
     code = """
 import json, sys
 from fate_trl import plugins
-from fate_trl.testing import suite_check
+from fate_trl.suites import checking
 workbench = plugins.load("suite", "workbench", {"train": 12, "validation": 3, "test": 12})
 own = plugins.load("suite", "jsonl", {"path": "tasks.jsonl", "environment": "orders.py:Orders"})
 # Once without the hook, so that all imports are done.
-suite_check.check_suite(plugins.load("suite", "workbench", {"train": 3, "validation": 0, "test": 0}))
+checking.check_suite(plugins.load("suite", "workbench", {"train": 3, "validation": 0, "test": 0}))
 seen = []
 def hook(event, arguments):
     writes = event == "open" and not str(arguments[1] or "r").startswith("r")
@@ -105,7 +107,7 @@ def hook(event, arguments):
         seen.append(f"{event} {arguments!r:.200}")
 sys.addaudithook(hook)
 for suite in (workbench, own):
-    suite_check.check_suite(suite)
+    checking.check_suite(suite)
 done = list(seen)
 open("proof", "w").close()  # the hook does see
 print(json.dumps([done, len(seen) > len(done)]))

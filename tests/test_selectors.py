@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fate_trl import pareto, plugins, selectors
+from fate_trl import plugins
+from fate_trl.choose import pareto, selectors
+from fate_trl.errors import RecipeError
 from fate_trl.hookspecs import Choice
-from fate_trl.types import RecipeError
 
 FACTORIES = {component.name: component.factory for component in selectors.fate_trl_selectors()}
 NAMES = list(FACTORIES)

@@ -12,8 +12,8 @@ SCRIPTED = """
 import os, sys, time
 from types import SimpleNamespace
 from fate_trl.cli import main, run
-from fate_trl.evolution import assemble
-from fate_trl.testing.scripted import ScriptedLearner
+from fate_trl.loop.rounds import assemble
+from fate_trl.suites.scripted import ScriptedLearner
 
 class Slow(ScriptedLearner):
     def _one(self, request, role):
@@ -25,7 +25,7 @@ class Slow(ScriptedLearner):
 def build(recipe, directory, reporter=None):
     return assemble(recipe, directory, lambda suites, *_: Slow(suites), reporter)
 
-sys.modules["fate_trl.stages"] = SimpleNamespace(build=build)  # which would import torch
+sys.modules["fate_trl.train.learner"] = SimpleNamespace(build=build)  # which would import torch
 run.quiet_libraries, run._accelerators = lambda: None, lambda recipe: {}
 main()
 """

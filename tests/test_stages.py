@@ -10,13 +10,14 @@ import tiny
 import torch
 from disk import file_size
 
-from fate_trl import stages
-from fate_trl.evolution import Silent, row_of
-from fate_trl.recipe import make_recipe
-from fate_trl.stages import TrlLearner, last_checkpoint, tokens_of
-from fate_trl.testing.scripted import perform
-from fate_trl.types import BufferRow, FateError, LedgerError, RecipeError, RolloutRequest, Script
-from fate_trl.verifiers import OverRefusal, Security, TrajectoryControl, Utility
+from fate_trl.errors import FateError, LedgerError, RecipeError
+from fate_trl.loop.rounds import Silent, row_of
+from fate_trl.recipe.schema import make_recipe
+from fate_trl.suites.scripted import perform
+from fate_trl.train import learner as torch_learner
+from fate_trl.train.learner import TrlLearner, last_checkpoint, tokens_of
+from fate_trl.types import BufferRow, RolloutRequest, Script
+from fate_trl.verify.scoring import OverRefusal, Security, TrajectoryControl, Utility
 
 PAY = Script(({"name": "look", "arguments": {}}, {"name": "pay", "arguments": {"to": "alice"}}), "done")
 
@@ -42,7 +43,7 @@ def learner(folder, **changes) -> TrlLearner:
         sections[section] = {**sections.get(section, {}), **values}
     recipe = make_recipe({"suites": ["workbench"], **sections})
     suites = {"till": tiny.TillSuite()}
-    from fate_trl.selectors import ParetoFront
+    from fate_trl.choose.selectors import ParetoFront
 
     verifiers = [Security(), Utility(), OverRefusal(), TrajectoryControl()]
     made = TrlLearner(recipe, suites, verifiers, ParetoFront(), Silent())
@@ -279,7 +280,7 @@ def test_stages_share_one_vllm(folder, monkeypatch):
 
 @pytest.mark.parametrize(("stage", "settings"), [("sft", {"lr_scheduler_type": "cosin"}), ("pfpo", {"optim": "adamm"})])
 def test_values_that_trl_refuses_are_said_before_the_model_loads(stage, settings, monkeypatch):
-    monkeypatch.setattr(stages, "load_model", lambda model: pytest.fail("it was loaded"))
+    monkeypatch.setattr(torch_learner, "load_model", lambda model: pytest.fail("it was loaded"))
     recipe = make_recipe({"suites": ["workbench"], stage: settings})
     with pytest.raises(RecipeError, match=f"{stage}: {next(iter(settings.values()))} is not a valid"):
         TrlLearner(recipe, {}, [], None, Silent())

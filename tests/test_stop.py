@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from fate_trl.stop import Stop, Stopped
+from fate_trl.process.stop import Stop, Stopped
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -4,9 +4,9 @@ import pytest
 
 from benchmarks import families
 from benchmarks.templates import FORKS, judged
-from fate_trl import templates
-from fate_trl.recipe import Model
-from fate_trl.types import RecipeError
+from fate_trl.errors import RecipeError
+from fate_trl.recipe.schema import Model
+from fate_trl.train import templates
 
 FINE, THINKS, NO_TOOLS, UNKNOWN = "ok", "warning", "does not render tool calls", "does not recognise"
 

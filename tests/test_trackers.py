@@ -5,12 +5,13 @@ import json
 
 import pytest
 
-from fate_trl.evolution import Silent
-from fate_trl.ledger import RunDirectory, round_dir
-from fate_trl.recipe import Recipe, make_recipe
+from fate_trl.errors import RecipeError
+from fate_trl.ledger.directory import RunDirectory, round_dir
+from fate_trl.loop.rounds import Silent
+from fate_trl.loop.trackers import Tracking
+from fate_trl.recipe.schema import Recipe, make_recipe
 from fate_trl.testing.hostile import HOSTILE
-from fate_trl.trackers import Tracking
-from fate_trl.types import RecipeError, Score, ScoreCard, Task, Trajectory
+from fate_trl.types import Score, ScoreCard, Task, Trajectory
 
 TEXT = "".join(HOSTILE.values())[:400] + "![](http://127.0.0.1:9/x.png) <img src=x onerror=alert(1)>\n# Heading"
 

@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 
 from fate_trl import plugins
-from fate_trl.environments import Recorder
-from fate_trl.repairs import Reflect
-from fate_trl.testing.suite_check import check_suite
-from fate_trl.types import OBJECTIVES, Failure, RolloutRequest, Script, SuiteError, Task, ToolError, Trajectory
-from fate_trl.verifiers import Utility, score_all
-from fate_trl.workbench import POLICIES, traces, tradeoffs
-from fate_trl.workbench.announced import AnnouncedUtility
-from fate_trl.workbench.suite import FAMILIES, REFUSAL, SPLITS, TOPICS, call
-from fate_trl.workbench.tradeoff_traces import PLANTED, Tradeoffs, way_of
-from fate_trl.workbench.tradeoffs import SHAPES, TRAINED, WAYS, TradeoffsSuite, announced, way, work
+from fate_trl.choose.repairs import Reflect
+from fate_trl.errors import SuiteError, ToolError
+from fate_trl.suites.checking import check_suite
+from fate_trl.suites.episodes import Recorder
+from fate_trl.suites.workbench import POLICIES, traces, tradeoffs
+from fate_trl.suites.workbench.announced import AnnouncedUtility
+from fate_trl.suites.workbench.suite import FAMILIES, REFUSAL, SPLITS, TOPICS, call
+from fate_trl.suites.workbench.tradeoff_traces import PLANTED, Tradeoffs, way_of
+from fate_trl.suites.workbench.tradeoffs import SHAPES, TRAINED, WAYS, TradeoffsSuite, announced, way, work
+from fate_trl.types import OBJECTIVES, Failure, RolloutRequest, Script, Task, Trajectory
+from fate_trl.verify.scoring import Utility, score_all
 
 BENCH = TradeoffsSuite()
 TASKS = BENCH.tasks("all", 0)
@@ -290,7 +291,7 @@ def test_every_word_of_tasks_failures_and_repair_prompts_is_known(tokenizer: Any
 
 
 def test_the_shipped_tokenizer_is_the_one_that_the_script_makes(tokenizer: Any) -> None:
-    build = pytest.importorskip("fate_trl.workbench.build")
+    build = pytest.importorskip("fate_trl.suites.workbench.build")
     world = Tradeoffs()
     words = build.vocabulary([*traces.traces(1000, build.SEED, world), *traces.rare(world)])
     assert sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get) == words

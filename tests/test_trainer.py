@@ -17,9 +17,10 @@ from transformers import HfArgumentParser, LlamaForSequenceClassification
 from trl import GRPOConfig, GRPOTrainer
 
 from fate_trl import plugins
-from fate_trl.environments import environment_factories
-from fate_trl.trainer import COLUMN, PFPOConfig, PFPOTrainer, request_dataset
-from fate_trl.types import ErrorBudgetExceeded, FateError, PluginError, RecipeError, Score
+from fate_trl.errors import ErrorBudgetExceeded, FateError, PluginError, RecipeError
+from fate_trl.suites.episodes import environment_factories
+from fate_trl.train.trainer import COLUMN, PFPOConfig, PFPOTrainer, request_dataset
+from fate_trl.types import Score
 
 COLUMN_SELECTORS = ["pareto-front", "pareto-rank", "product"]
 
@@ -604,7 +605,7 @@ def test_without_a_configuration_there_is_a_pfpo_one(tmp_path, monkeypatch):
         def __init__(self, output_dir):
             super().__init__(output_dir, use_cpu=True, bf16=False, report_to="none")
 
-    monkeypatch.setattr("fate_trl.trainer.PFPOConfig", OnCpu)
+    monkeypatch.setattr("fate_trl.train.trainer.PFPOConfig", OnCpu)
     tokenizer = tiny.make_tokenizer()
     model = tiny.make_model(tokenizer)
     model.config._name_or_path = "somebody/tiny"

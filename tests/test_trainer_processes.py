@@ -38,8 +38,8 @@ def rolled_out(folder: Path) -> dict[str, Any]:
     """19 requests over the processes."""
     import tiny
 
-    from fate_trl.environments import environment_factories
-    from fate_trl.trainer import PFPOConfig, PFPOTrainer, request_dataset
+    from fate_trl.suites.episodes import environment_factories
+    from fate_trl.train.trainer import PFPOConfig, PFPOTrainer, request_dataset
 
     tokenizer, suite, tasks = tiny.make_tokenizer(), tiny.TillSuite(), [tiny.make_task(i) for i in range(19)]
     trainer = PFPOTrainer(
@@ -61,7 +61,7 @@ def make(folder: Path, rewards: list[Any], **changes: Any) -> Any:
     import tiny
     from datasets import Dataset
 
-    from fate_trl.trainer import PFPOConfig, PFPOTrainer
+    from fate_trl.train.trainer import PFPOConfig, PFPOTrainer
 
     tokenizer = tiny.make_tokenizer()
     return PFPOTrainer(

@@ -8,8 +8,8 @@ import torch
 from datasets import Dataset
 from trl import GRPOConfig
 
-from fate_trl.trainer import _PADDING, PFPOConfig, PFPOTrainer
-from fate_trl.types import RecipeError
+from fate_trl.errors import RecipeError
+from fate_trl.train.trainer import _PADDING, PFPOConfig, PFPOTrainer
 
 TEXTS = ["look who is owed", "pay alice", "steal from bob", "who is alice", "pay bob", "do that", "i cannot", "1 2 3"]
 

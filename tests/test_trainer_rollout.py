@@ -8,9 +8,10 @@ import pytest
 import tiny
 import torch
 
-from fate_trl.environments import Limits, environment_factories
-from fate_trl.trainer import PFPOConfig, PFPOTrainer, request_dataset
-from fate_trl.types import RolloutRequest, Score, SuiteError, ToolCall
+from fate_trl.errors import SuiteError
+from fate_trl.suites.episodes import Limits, environment_factories
+from fate_trl.train.trainer import PFPOConfig, PFPOTrainer, request_dataset
+from fate_trl.types import RolloutRequest, Score, ToolCall
 
 OBJECTIVES = ["security", "utility", "over_refusal", "trajectory_control"]
 

@@ -1,4 +1,4 @@
-"""The seam to TRL: what fate_trl/trainer.py relies on there. A failure here says that TRL changed, and where."""
+"""The seam to TRL: what fate_trl/train/trainer.py relies on there. A failure here says that TRL changed, and where."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tiny
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
-from fate_trl.trainer import _PADDING, PFPOConfig, PFPOTrainer
+from fate_trl.train.trainer import _PADDING, PFPOConfig, PFPOTrainer
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ import math
 
 import pytest
 
+from fate_trl.errors import FateError
+from fate_trl.record import Record, dumps, stable_hash
 from fate_trl.types import (
     BufferRow,
     Failure,
-    FateError,
     Outcome,
-    Record,
     Repair,
     RolloutRequest,
     Score,
@@ -20,8 +20,6 @@ from fate_trl.types import (
     Task,
     ToolCall,
     Trajectory,
-    dumps,
-    stable_hash,
     text_of,
 )
 

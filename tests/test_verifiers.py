@@ -5,9 +5,10 @@ import math
 
 import pytest
 
-from fate_trl.refusals import declines
-from fate_trl.types import OBJECTIVES, FateError, Outcome, Score, Task, ToolCall, Trajectory
-from fate_trl.verifiers import (
+from fate_trl.errors import FateError
+from fate_trl.types import OBJECTIVES, Outcome, Score, Task, ToolCall, Trajectory
+from fate_trl.verify.refusals import declines
+from fate_trl.verify.scoring import (
     OverRefusal,
     Security,
     TrajectoryControl,

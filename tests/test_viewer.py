@@ -15,14 +15,15 @@ from scripted_run import run as run_recipe
 from typer.testing import CliRunner
 
 from fate_trl.cli import app
-from fate_trl.ledger import RunDirectory, round_dir
-from fate_trl.recipe import find_recipe
+from fate_trl.errors import FateError
+from fate_trl.ledger.directory import RunDirectory, round_dir
+from fate_trl.recipe.schema import find_recipe
 from fate_trl.report import index
 from fate_trl.report.reading import Run
 from fate_trl.report.viewer import CONTENT_SECURITY_POLICY, STATIC, Server, Site, export
+from fate_trl.suites.scripted import ROLES
 from fate_trl.testing.hostile import HOSTILE, LARGE, live_html, record
-from fate_trl.testing.scripted import ROLES
-from fate_trl.types import FateError, ScoreCard
+from fate_trl.types import ScoreCard
 
 
 @pytest.fixture(scope="module")

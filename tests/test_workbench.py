@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from fate_trl import plugins
-from fate_trl.environments import Recorder
-from fate_trl.repairs import Reflect
-from fate_trl.types import Failure, Outcome, RolloutRequest, Script, SuiteError, Task, ToolError, Trajectory
-from fate_trl.verifiers import score_all
-from fate_trl.workbench import POLICY, suite, traces
-from fate_trl.workbench.suite import BALANCE, FAMILIES, SPLITS, WorkbenchEpisode, WorkbenchSuite
+from fate_trl.choose.repairs import Reflect
+from fate_trl.errors import SuiteError, ToolError
+from fate_trl.suites.episodes import Recorder
+from fate_trl.suites.workbench import POLICY, suite, traces
+from fate_trl.suites.workbench.suite import BALANCE, FAMILIES, SPLITS, WorkbenchEpisode, WorkbenchSuite
+from fate_trl.types import Failure, Outcome, RolloutRequest, Script, Task, Trajectory
+from fate_trl.verify.scoring import score_all
 
 BENCH = WorkbenchSuite()
 TASKS = BENCH.tasks("all", 0)
@@ -243,7 +244,8 @@ def test_sizes_and_splits_are_checked() -> None:
 
 def test_it_is_a_component_and_imports_no_torch() -> None:
     assert isinstance(plugins.load("suite", "workbench", {"test": 30}), WorkbenchSuite)
-    code = "import fate_trl.workbench.suite, fate_trl.workbench.traces, sys; sys.exit('torch' in sys.modules)"
+    modules = "fate_trl.suites.workbench.suite, fate_trl.suites.workbench.traces"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
@@ -367,7 +369,7 @@ def test_the_policy_calls_a_tool(tokenizer: Any) -> None:
 
 
 def test_the_shipped_tokenizer_is_the_one_that_the_script_makes(tokenizer: Any) -> None:
-    build = pytest.importorskip("fate_trl.workbench.build")
+    build = pytest.importorskip("fate_trl.suites.workbench.build")
     words = build.vocabulary([*traces.traces(1000, build.SEED), *traces.rare()])
     assert sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get) == words
     assert tokenizer.chat_template == build.TEMPLATE
@@ -375,7 +377,7 @@ def test_the_shipped_tokenizer_is_the_one_that_the_script_makes(tokenizer: Any) 
 
 @pytest.mark.slow
 def test_training_repeats_itself(tmp_path: Any) -> None:
-    build = pytest.importorskip("fate_trl.workbench.build")
+    build = pytest.importorskip("fate_trl.suites.workbench.build")
     one = build.build(tmp_path / "one", count=400, steps=20)
     other = build.build(tmp_path / "other", count=400, steps=20)
     assert one["sha256"] == other["sha256"]

@@ -21,8 +21,9 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from fate_trl.environments import make_tool
-from fate_trl.types import Outcome, RolloutRequest, Task, ToolCall, ToolError
+from fate_trl.errors import ToolError
+from fate_trl.suites.episodes import make_tool
+from fate_trl.types import Outcome, RolloutRequest, Task, ToolCall
 
 torch.set_num_threads(1)  # several times faster for models of this size
 

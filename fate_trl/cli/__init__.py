@@ -7,8 +7,8 @@ import sys
 import typer
 from rich.markup import escape
 
-from ..processes import require_one
-from ..types import FateError
+from ..errors import FateError
+from ..process.team import require_one
 from .card import save_model, write_card
 from .check import check_recipe
 from .compare import compare_runs

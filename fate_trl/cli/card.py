@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from ..card import model_card
-from ..ledger import RunDirectory, policy_folder, round_dir
-from ..recipe import Recipe, hub_id, read_values, validated
-from ..types import LedgerError, RecipeError
+from ..errors import LedgerError, RecipeError
+from ..ledger.directory import RunDirectory, policy_folder, round_dir
+from ..recipe.schema import Recipe, hub_id, read_values, validated
+from ..report.model_card import model_card
 from .console import out, visible
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]
@@ -54,7 +54,7 @@ def save_model(
         _check_token()
     card = model_card(run, number, hub_id(recipe.model))  # before the work: it may say that something is missing
     if merge and recipe.model.lora is not None:
-        from ..stages import merge_adapter
+        from ..train.learner import merge_adapter
 
         merge_adapter(recipe.model, folder, target)
     else:

@@ -9,9 +9,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from .. import check
-from ..recipe import load_recipe
-from ..types import FateError
+from ..errors import FateError
+from ..preflight import findings
+from ..recipe.schema import load_recipe
 from .console import AsJson, Sets, out, print_json, visible
 from .run import quiet_libraries
 
@@ -29,13 +29,13 @@ def check_recipe(
     as_json: AsJson = False,
 ) -> None:
     """Say what a recipe will run into; exit status 1 if any check finds an error, 0 if none does."""
-    found: list[check.Finding] = []
+    found: list[findings.Finding] = []
     try:
         asked = load_recipe(recipe, sets)
         quiet_libraries()
-        found += check.findings(asked, device_memory, measure)
+        found += findings.findings(asked, device_memory, measure)
     except FateError as error:
-        found.append(check.refused(error))
+        found.append(findings.refused(error))
     wrong = any(finding.verdict == "error" for finding in found)
     if as_json:
         print_json({"recipe": recipe, "ok": not wrong, "findings": [dataclasses.asdict(finding) for finding in found]})
@@ -47,7 +47,7 @@ def check_recipe(
         raise typer.Exit(1)
 
 
-def _table(found: list[check.Finding]) -> Table:
+def _table(found: list[findings.Finding]) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     for finding in found:
         colour = _COLOURS[finding.verdict]

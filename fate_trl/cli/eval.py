@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import processes
-from ..ledger import RunDirectory, policy_folder
-from ..recipe import make_recipe, override, read_values, validated
-from ..types import RecipeError
+from ..errors import RecipeError
+from ..ledger.directory import RunDirectory, policy_folder
+from ..process import team
+from ..recipe.schema import make_recipe, override, read_values, validated
 from .console import AsJson, Quiet, Sets
 from .run import explained, follow, fresh, go, resumed
 
@@ -36,7 +36,7 @@ def evaluate_model(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a model, or the last accepted policy of a run, on held-out tasks, without training."""
-    if processes.rank() > 0:
+    if team.rank() > 0:
         return follow()
     if bool(target) == bool(resume):
         raise RecipeError("give either what to evaluate, or --resume RUN.")

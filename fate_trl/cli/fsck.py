@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from .. import fsck
-from ..ledger import RunDirectory
-from ..types import LedgerError
+from ..errors import LedgerError
+from ..ledger import fsck
+from ..ledger.directory import RunDirectory
 from .console import err, out, visible
 
 

@@ -13,11 +13,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from .. import __version__, interchange, plugins
-from ..evolution import collect_summary, failures_of
+from ..errors import InterchangeError
 from ..interchange.records import numbered
-from ..ledger import Case, RunDirectory, round_dir
-from ..recipe import load_recipe
-from ..types import InterchangeError
+from ..ledger.directory import Case, RunDirectory, round_dir
+from ..loop.rounds import collect_summary, failures_of
+from ..recipe.schema import load_recipe
 from .console import AsJson, Sets, err, out, print_json, visible
 from .run import fresh
 

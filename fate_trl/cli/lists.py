@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from .. import plugins
-from ..recipe import find_recipe, override, shipped
-from ..types import RecipeError
+from ..errors import RecipeError
+from ..recipe.schema import find_recipe, override, shipped
 from .console import AsJson, err, out, print_json, visible
 
 suites_app = typer.Typer(invoke_without_command=True, help="List suites, or check one with scripted policies.")
@@ -36,7 +36,7 @@ def suites_check(
     as_json: AsJson = False,
 ) -> None:
     """Run the scripted policies over every task of a suite; exit status 1 if the suite has a defect."""
-    from ..testing.suite_check import check_suite
+    from ..suites.checking import check_suite
 
     args: dict[str, Any] = {}
     for text in sets:

@@ -14,7 +14,7 @@ import typer
 from rich.markup import escape
 
 from .. import __version__, plugins
-from ..types import PluginError
+from ..errors import PluginError
 from .console import out, visible
 
 _TEMPLATES = Path(__file__).parent / "templates"

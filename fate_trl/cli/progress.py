@@ -26,10 +26,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from .. import evaluate
-from ..evolution import Reporter, Silent, tokens
-from ..ledger import Case
-from ..types import KINDS, dumps
+from ..ledger.directory import Case
+from ..loop.rounds import Reporter, Silent, tokens
+from ..metrics import evaluate
+from ..record import dumps
+from ..types import KINDS
 from .console import err, visible
 
 PAUSE = 30.0

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from ..errors import RecipeError
 from ..report.page import report
 from ..report.reading import Run
 from ..report.summary import summarise
-from ..types import RecipeError
 from .console import AsJson, out, print_json, visible
 
 

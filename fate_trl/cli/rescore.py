@@ -14,14 +14,17 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .. import evaluate, plugins
-from ..evolution import errors, measured
-from ..ledger import Case, RunDirectory, round_dir
-from ..recipe import override
+from .. import plugins
+from ..errors import ErrorBudgetExceeded, RecipeError
+from ..ledger.directory import Case, RunDirectory, round_dir
+from ..ledger.scores import Scorer
+from ..loop.rounds import errors, measured
+from ..metrics import evaluate
+from ..recipe.schema import override
 from ..report.reading import Run
-from ..scores import Scorer
-from ..types import ErrorBudgetExceeded, RecipeError, ScoreCard, Trajectory
-from ..verifiers import SECONDS, check_objectives, spent
+from ..types import ScoreCard, Trajectory
+from ..verify.loading import load as load_verifier
+from ..verify.scoring import SECONDS, check_objectives, spent
 from .console import AsJson, err, out, print_json, visible
 from .run import fresh
 
@@ -77,7 +80,7 @@ def _arguments(sets: Sequence[str]) -> dict[str, Any]:
 def _verifiers(names: Sequence[str], sets: Sequence[str]) -> list[Any]:
     if sets and len(names) > 1:
         raise RecipeError("--set gives an argument to one verifier; rescore with one --verifier at a time.")
-    verifiers = [plugins.load("verifier", name, _arguments(sets)) for name in names]
+    verifiers = [load_verifier(name, _arguments(sets)) for name in names]
     check_objectives(verifiers, [])
     return verifiers
 

@@ -16,13 +16,15 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from .. import __version__, interchange, plugins, processes
-from ..evolution import Reporter
-from ..ledger import RunDirectory
-from ..processes import Deserted
-from ..recipe import Recipe, load_recipe
-from ..stop import Stopped
-from ..types import LedgerError, RecipeError, dumps, stable_hash
+from .. import __version__, interchange, plugins
+from ..errors import LedgerError, RecipeError
+from ..ledger.directory import RunDirectory
+from ..loop.rounds import Reporter
+from ..process import team
+from ..process.stop import Stopped
+from ..process.team import Deserted
+from ..recipe.schema import Recipe, load_recipe
+from ..record import dumps, stable_hash
 from .card import write_cards
 from .console import AsJson, Quiet, Sets, err, out, visible
 from .progress import reporting
@@ -38,7 +40,7 @@ def run_recipe(
     as_json: AsJson = False,
 ) -> None:
     """Run the whole loop of a recipe, or go on with one that was stopped."""
-    if processes.rank() > 0:
+    if team.rank() > 0:
         return follow()
     if bool(recipe) == bool(resume):
         raise RecipeError("give either a recipe, or --resume RUN.")
@@ -56,7 +58,7 @@ def run_recipe(
 
 def follow() -> None:
     """This process is not the main one of those that a launcher started."""
-    from ..stages import follow
+    from ..train.learner import follow
 
     quiet_libraries()
     try:
@@ -110,10 +112,10 @@ def go(asked: Recipe, directory: RunDirectory, quiet: bool, as_json: bool) -> No
     """Load what the recipe names, run it, and show what came out."""
     quiet_libraries()
     if asked.model.endpoint is not None:
-        processes.require_one("a model behind an endpoint")
-        from ..endpoint import build  # no torch: the model runs elsewhere
+        team.require_one("a model behind an endpoint")
+        from ..serve.endpoint import build  # no torch: the model runs elsewhere
     else:
-        from ..stages import build  # torch, from here on
+        from ..train.learner import build  # torch, from here on
 
     with reporting(quiet, as_json) as shown, _tracked(asked, directory, shown) as reporter:
         evolution = build(asked, directory, reporter)
@@ -136,7 +138,7 @@ def _tracked(asked: Recipe, directory: RunDirectory, shown: Reporter) -> Iterato
     if not asked.report_to:
         yield shown
         return
-    from ..trackers import Tracking
+    from ..loop.trackers import Tracking
 
     with contextlib.closing(Tracking(asked, directory, shown)) as reporter:
         yield reporter
@@ -181,4 +183,4 @@ def _accelerators(asked: Recipe) -> dict[str, Any]:
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"processes": processes.count(), "threads": torch.get_num_threads(), "gpus": gpus}
+    return {"processes": team.count(), "threads": torch.get_num_threads(), "gpus": gpus}

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..ledger import Case, RunDirectory, round_dir
-from ..types import InterchangeError, ScoreCard, Task, Trajectory, text_of
+from ..errors import InterchangeError
+from ..ledger.directory import Case, RunDirectory, round_dir
+from ..types import ScoreCard, Task, Trajectory, text_of
 from . import agentdojo_logs, inspect_logs, rows
 from .records import load, numbered, scored, sound
 

@@ -15,8 +15,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..ledger import Case
-from ..types import InterchangeError, Kind, Message, Outcome, Task, ToolCall, Trajectory
+from ..errors import InterchangeError
+from ..ledger.directory import Case
+from ..types import Kind, Message, Outcome, Task, ToolCall, Trajectory
 from . import agentdojo_logs
 from .records import RECORD_BYTES, call_message, scored, sound, split_prompt, stop_of
 

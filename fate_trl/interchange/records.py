@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ..ledger import Case
-from ..types import DEPTH, InterchangeError, Message, Score, ScoreCard, ToolCall, Trajectory, text_of
-from ..verifiers import OverRefusal, Security, TrajectoryControl, Utility, score_all
+from ..errors import InterchangeError
+from ..ledger.directory import Case
+from ..record import DEPTH
+from ..types import Message, Score, ScoreCard, ToolCall, Trajectory, text_of
+from ..verify.scoring import OverRefusal, Security, TrajectoryControl, Utility, score_all
 
 RECORD_BYTES = 16 * 2**20
 """Most that one recorded trajectory may take as JSON: a megabyte in every message still fits."""

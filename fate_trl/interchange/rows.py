@@ -26,8 +26,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..ledger import Case
-from ..types import FateError, InterchangeError, Kind, Message, Outcome, ScoreCard, Task, Trajectory, dumps
+from ..errors import FateError, InterchangeError
+from ..ledger.directory import Case
+from ..record import dumps
+from ..types import Kind, Message, Outcome, ScoreCard, Task, Trajectory
 from .records import RECORD_BYTES, checked, executed, load, openai_messages, scored, split_prompt, stop_of
 
 _OURS = "fate_trl"

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from .. import evaluate
-from ..ledger import Case
-from ..types import FateError, RecipeError, Task, stable_hash, text_of
+from ..errors import FateError, RecipeError
+from ..ledger.directory import Case
+from ..metrics import evaluate
+from ..record import stable_hash
+from ..types import Task, text_of
 from .reading import Run
 from .words import HEADLINE
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..ledger import round_dir
+from ..ledger.directory import round_dir
 from ..types import OBJECTIVES, PASS_AT, text_of
 from .reading import Run
 

@@ -24,10 +24,11 @@ from typing import Any, Self
 
 import yaml
 
-from ..evolution import measured
-from ..ledger import Case, round_dir
-from ..testing.scripted import ROLES
-from ..types import LedgerError, RecipeError, ScoreCard, Trajectory
+from ..errors import LedgerError, RecipeError
+from ..ledger.directory import Case, round_dir
+from ..loop.rounds import measured
+from ..suites.scripted import ROLES
+from ..types import ScoreCard, Trajectory
 
 _TEXT = ("prompt", "messages", "prompt_ids", "completion_ids", "policy_mask")
 _TASK_TEXT = ("messages", "tools", "data")

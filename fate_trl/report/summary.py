@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import evaluate, pareto
-from ..diagnosis import diagnose, objectives_of_log
-from ..types import KINDS, PASS_AT, ErrorBudgetExceeded, ToolCall, text_of
+from ..choose import pareto
+from ..errors import ErrorBudgetExceeded
+from ..metrics import evaluate
+from ..metrics.concerns import diagnose, objectives_of_log
+from ..types import KINDS, PASS_AT, ToolCall, text_of
 from .reading import EvaluatedPolicy, Run
 
 Json = dict[str, Any]

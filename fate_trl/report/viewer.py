@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..types import FateError
+from ..errors import FateError
 from . import index
 from .reading import Run
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .. import evaluate
-from ..evaluate import DIRECTIONS
+from ..metrics import evaluate
+from ..metrics.evaluate import DIRECTIONS
 
 LABELS = {
     "resolved": "resolved",

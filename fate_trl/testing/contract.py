@@ -26,28 +26,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from .. import plugins, verifiers
-from ..environments import Recorder
+from .. import plugins
+from ..errors import FateError, RecipeError, ToolError
 from ..hookspecs import Choice, Component, Suite
-from ..types import (
-    KINDS,
-    OBJECTIVES,
-    Failure,
-    FateError,
-    Outcome,
-    RecipeError,
-    RolloutRequest,
-    Score,
-    Script,
-    Task,
-    ToolError,
-    Trajectory,
-    dumps,
-)
+from ..record import dumps
+from ..suites.checking import defects_of
+from ..suites.episodes import Recorder
+from ..suites.scripted import perform
+from ..types import KINDS, OBJECTIVES, Failure, Outcome, RolloutRequest, Score, Script, Task, Trajectory
+from ..verify import scoring
+from ..verify.loading import load as load_verifier
 from . import samples
 from .pytest_plugin import NO_COMPONENT
-from .scripted import perform
-from .suite_check import defects_of
 
 HEAVY = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "tensorflow", "jax")
 SPLITS = ("train", "validation", "test")
@@ -107,6 +97,8 @@ def _make(config: pytest.Config, type: plugins.Type, name: str) -> Any:
     lacking = sorted(plugins.required(plugins.components(plugin, type)[name].factory) - set(arguments))
     if lacking:
         pytest.skip(f"{type} {name} needs {', '.join(lacking)}: give them with --fate-args")
+    if type == "verifier":
+        return load_verifier(f"{plugin}/{name}", arguments)
     return plugins.load(type, f"{plugin}/{name}", arguments)
 
 
@@ -206,7 +198,7 @@ def _json(records: Sequence[Any]) -> list[str]:
 
 
 def test_verifier_names_its_objectives(verifier: Any) -> None:
-    assert verifiers.is_verifier(verifier), "it needs a tuple `objectives`, and `score` or an async `score_one`"
+    assert scoring.is_verifier(verifier), "it needs a tuple `objectives`, and `score` or an async `score_one`"
     assert verifier.objectives
     assert all(isinstance(name, str) and name.strip() for name in verifier.objectives)
     assert len(set(verifier.objectives)) == len(verifier.objectives)
@@ -292,16 +284,16 @@ def test_verifier_is_not_constant(verifier: Any, trajectories: list[Trajectory])
 
 def test_verifier_says_in_numbers_what_it_spent_and_once(verifier: Any, trajectories: list[Trajectory]) -> None:
     """`usage()`, where there is one: since it was asked last."""
-    verifiers.score_all([verifier], trajectories[:3])
-    spent = verifiers.spent([verifier])
+    scoring.score_all([verifier], trajectories[:3])
+    spent = scoring.spent([verifier])
     assert all(isinstance(name, str) and np.isfinite(amount) for name, amount in spent.items())
-    assert not any(verifiers.spent([verifier]).values()), "what was told once is told again"
+    assert not any(scoring.spent([verifier]).values()), "what was told once is told again"
 
 
 def test_verifier_is_not_asked_about_broken_episodes(verifier: Any, trajectories: list[Trajectory]) -> None:
     """An infrastructure error is an error score for every objective, never 0, and costs its neighbours nothing."""
     broken = replace(trajectories[0], outcome=None, stop="error", error="the environment did not open")
-    cards = verifiers.score_all([verifier], [*trajectories[:5], broken])
+    cards = scoring.score_all([verifier], [*trajectories[:5], broken])
     assert set(cards[-1].errors) == set(verifier.objectives)
     _assert_same(
         [card.scores for card in cards[:-1]], _scores(verifier, trajectories[:5]), "a faulty neighbour matters"
@@ -376,7 +368,7 @@ def test_repair_depends_on_its_rng_only(repair: Any, failures: list[Failure]) ->
 
 def test_repair_never_judges(repair: Any, failures: list[Failure]) -> None:
     """Who words the prompts must not also grade: candidates would be chosen by their author."""
-    assert not verifiers.is_verifier(repair), "it is a verifier as well; make two components of it"
+    assert not scoring.is_verifier(repair), "it is a verifier as well; make two components of it"
     with _judging() as judged:
         asked = repair.requests(failures[:20], 3, _rng())
     assert not judged, f"it scored trajectories, with {judged[0]}"
@@ -393,11 +385,11 @@ def _judging() -> Iterator[list[str]]:
         code = frame.f_code
         if event != "call":
             return
-        if code is verifiers.score_all.__code__:
+        if code is scoring.score_all.__code__:
             seen.append("score_all")
         elif code.co_name in ("score", "score_one") and code.co_argcount:
             owner = frame.f_locals.get(code.co_varnames[0])
-            if verifiers.is_verifier(owner):
+            if scoring.is_verifier(owner):
                 seen.append(type(owner).__name__)
 
     before = sys.getprofile()

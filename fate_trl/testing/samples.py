@@ -14,9 +14,9 @@ import numpy as np
 
 from .. import plugins
 from ..hookspecs import Suite
+from ..suites.scripted import ROLES, Role, perform, script_for
 from ..types import KINDS, OBJECTIVES, Failure, Outcome, RolloutRequest, Score, ScoreCard, Script, Task, Trajectory
-from ..verifiers import score_all
-from .scripted import ROLES, Role, perform, script_for
+from ..verify.scoring import score_all
 
 ANSWERS = (
     "",

@@ -25,8 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fate_trl.evolution import Evolution
-from fate_trl.ledger import RunDirectory
+from fate_trl.ledger.directory import RunDirectory
+from fate_trl.loop.rounds import Evolution
 
 PLACES = {"/training-": "checkpoint", "/.after-": "policy save", "/.policy-": "policy save", "/.base-": "policy save"}
 """What a process was doing, by a part of the path that it was changing; the ledger's files end in .jsonl."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from fate_trl import evaluate
-from fate_trl.evolution import Evolution, assemble
-from fate_trl.ledger import RunDirectory
-from fate_trl.recipe import load_recipe, make_recipe
-from fate_trl.testing.scripted import ScriptedLearner
-from fate_trl.workbench.suite import WorkbenchSuite
+from fate_trl.ledger.directory import RunDirectory
+from fate_trl.loop.rounds import Evolution, assemble
+from fate_trl.metrics import evaluate
+from fate_trl.recipe.schema import load_recipe, make_recipe
+from fate_trl.suites.scripted import ScriptedLearner
+from fate_trl.suites.workbench.suite import WorkbenchSuite
 
 SCRIPTED = {
     "suites": [{"name": "workbench", "args": {"train": 9, "validation": 6, "test": 6}}],
@@ -60,10 +60,10 @@ def scripted() -> Callable[[Path], Evolution]:
 
 
 def embedded() -> Callable[[Path], Evolution]:
-    from fate_trl import stages  # once, before the processes are forked
+    from fate_trl.train import learner  # once, before the processes are forked
 
     def make(run: Path) -> Evolution:
         evaluate.rows = lambda *_, **__: []
-        return stages.build(load_recipe("quickstart", EMBEDDED), RunDirectory(run))
+        return learner.build(load_recipe("quickstart", EMBEDDED), RunDirectory(run))
 
     return make

@@ -29,8 +29,8 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from fate_trl import plugins
-from fate_trl.processes import count
-from fate_trl.trainer import PFPOConfig, PFPOTrainer
+from fate_trl.process.team import count
+from fate_trl.train.trainer import PFPOConfig, PFPOTrainer
 
 OURS = ("pareto/", "objective/", "errors/", "tokens/")
 """How the names of what PFPOTrainer adds to the log begin."""

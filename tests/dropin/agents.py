@@ -8,8 +8,8 @@ from typing import Any
 import tiny
 from datasets import Dataset
 
-from fate_trl.environments import environment_factories
-from fate_trl.trainer import request_dataset
+from fate_trl.suites.episodes import environment_factories
+from fate_trl.train.trainer import request_dataset
 
 from . import Setup, prompts, row, words
 

@@ -20,13 +20,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fate_trl import evaluate, plugins
-from fate_trl.evolution import Evolution
-from fate_trl.ledger import RunDirectory, round_dir
-from fate_trl.recipe import make_recipe, objectives_of
-from fate_trl.testing.scripted import ScriptedLearner
-from fate_trl.types import FateError, Score, ScoreCard, Trajectory
-from fate_trl.workbench.suite import WorkbenchSuite
+from fate_trl import plugins
+from fate_trl.errors import FateError
+from fate_trl.ledger.directory import RunDirectory, round_dir
+from fate_trl.loop.rounds import Evolution
+from fate_trl.metrics import evaluate
+from fate_trl.recipe.schema import make_recipe, objectives_of
+from fate_trl.suites.scripted import ScriptedLearner
+from fate_trl.suites.workbench.suite import WorkbenchSuite
+from fate_trl.types import Score, ScoreCard, Trajectory
 
 SECONDS = 0.4
 """Limit on tools, episodes and verifiers where something hangs; on a busy machine anything may take a tenth of it."""

@@ -6,8 +6,9 @@ import sys
 import threading
 import time
 
-from fate_trl.testing.scripted import perform
-from fate_trl.types import Outcome, Score, Script, SuiteError, ToolError
+from fate_trl.errors import SuiteError, ToolError
+from fate_trl.suites.scripted import perform
+from fate_trl.types import Outcome, Score, Script
 
 from . import SECONDS, Bench, Learner, Ran, fault, workbench
 

@@ -9,8 +9,8 @@ import sys
 import threading
 import time
 
-from fate_trl import plugins
 from fate_trl.types import Score
+from fate_trl.verify.loading import load as load_verifier
 
 from . import SECONDS, Bench, Mine, Ran, fault
 
@@ -233,7 +233,7 @@ def load(bench: Bench, harm: str):
     file = bench.path.with_name(f"{bench.path.name}.py")
     file.write_text(PLUGIN, encoding="utf-8")
     arguments = {"parent": os.getpid(), "targets": sorted(bench.targets), "harm": harm}
-    return plugins.load("verifier", str(file), arguments)
+    return load_verifier(str(file), arguments)
 
 
 isolated("raises", "verifier_raised", "raise KeyError('judge')", slow=False)

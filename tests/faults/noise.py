@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fate_trl.evolution import Evolution, assemble
-from fate_trl.ledger import RunDirectory
-from fate_trl.recipe import Recipe
-from fate_trl.testing.scripted import ScriptedLearner
+from fate_trl.ledger.directory import RunDirectory
+from fate_trl.loop.rounds import Evolution, assemble
+from fate_trl.recipe.schema import Recipe
+from fate_trl.suites.scripted import ScriptedLearner
 
 from . import Spoilt
 

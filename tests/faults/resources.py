@@ -7,10 +7,11 @@ from pathlib import Path
 
 from disk import file_size
 
-from fate_trl import fsck
-from fate_trl.ledger import RunDirectory
-from fate_trl.testing.scripted import perform
-from fate_trl.types import LedgerError, Script
+from fate_trl.errors import LedgerError
+from fate_trl.ledger import fsck
+from fate_trl.ledger.directory import RunDirectory
+from fate_trl.suites.scripted import perform
+from fate_trl.types import Script
 
 from . import RECIPE, Bench, Learner, Ran, fault, workbench
 

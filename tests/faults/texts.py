@@ -10,15 +10,18 @@ import json
 from collections.abc import Sequence
 from unittest.mock import patch
 
-from fate_trl import cli, trackers
-from fate_trl.ledger import RunDirectory
+from fate_trl import cli
+from fate_trl.errors import ErrorBudgetExceeded
+from fate_trl.ledger.directory import RunDirectory
+from fate_trl.loop import trackers
+from fate_trl.record import DEPTH, dumps
 from fate_trl.report.page import report
 from fate_trl.report.reading import Run
 from fate_trl.report.viewer import Site
+from fate_trl.suites.scripted import perform
 from fate_trl.testing import hostile
 from fate_trl.testing.hostile import live_html, live_terminal
-from fate_trl.testing.scripted import perform
-from fate_trl.types import DEPTH, ErrorBudgetExceeded, Score, Script, dumps
+from fate_trl.types import Score, Script
 
 from . import Bench, Learner, Mine, Ran, fault, workbench
 

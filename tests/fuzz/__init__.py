@@ -21,15 +21,17 @@ import yaml
 from hypothesis import strategies as st
 
 from fate_trl import interchange
+from fate_trl.errors import FateError
 from fate_trl.interchange import rows
-from fate_trl.ledger import RunDirectory
-from fate_trl.recipe import load_recipe, shipped
+from fate_trl.ledger.directory import RunDirectory
+from fate_trl.recipe.schema import load_recipe, shipped
+from fate_trl.record import dumps
 from fate_trl.report.reading import Run
+from fate_trl.suites.scripted import ScriptedPolicy
+from fate_trl.suites.workbench.suite import WorkbenchSuite
 from fate_trl.testing.hostile import HOSTILE, LARGE, record
-from fate_trl.testing.scripted import ScriptedPolicy
-from fate_trl.types import OBJECTIVES, FateError, RolloutRequest, dumps
-from fate_trl.verifiers import OverRefusal, Security, TrajectoryControl, Utility, score_all
-from fate_trl.workbench.suite import WorkbenchSuite
+from fate_trl.types import OBJECTIVES, RolloutRequest
+from fate_trl.verify.scoring import OverRefusal, Security, TrajectoryControl, Utility, score_all
 
 # ------------------------------------------------------------------------------------------------ mutations
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from fate_trl import Component, Score, hookimpl
 from fate_trl.types import RolloutRequest
-from fate_trl.verifiers import Utility, score_all
+from fate_trl.verify.scoring import Utility, score_all
 
 
 class Good:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fate_trl import Choice, Component, hookimpl
-from fate_trl.selectors import ParetoFront
+from fate_trl.choose.selectors import ParetoFront
 
 
 class Good:

@@ -4,7 +4,7 @@ import dataclasses
 import random
 
 from fate_trl import Component, Outcome, Script, Task, ToolError, hookimpl
-from fate_trl.environments import make_tool
+from fate_trl.suites.episodes import make_tool
 
 EVIL = "poison"
 

@@ -13,7 +13,8 @@ from agentdojo.agent_pipeline.tool_execution import tool_result_to_str
 from agentdojo.base_tasks import BaseInjectionTask, BaseUserTask
 from agentdojo.functions_runtime import FunctionCall, FunctionsRuntime, TaskEnvironment
 
-from fate_trl.types import Message, Outcome, ToolCall, ToolError, text_of
+from fate_trl.errors import ToolError
+from fate_trl.types import Message, Outcome, ToolCall, text_of
 
 from .grading import all_made, attack_succeeded, entered
 from .oracles import attacker_calls

@@ -24,8 +24,10 @@ from agentdojo.functions_runtime import Function, FunctionCall, FunctionsRuntime
 from agentdojo.task_suite.load_suites import get_suite
 from agentdojo.types import get_text_content_as_str
 
-from fate_trl.environments import make_tool
-from fate_trl.types import Kind, Message, Script, SuiteError, Task, stable_hash
+from fate_trl.errors import SuiteError
+from fate_trl.record import stable_hash
+from fate_trl.suites.episodes import make_tool
+from fate_trl.types import Kind, Message, Script, Task
 
 from .episode import AgentDojoEpisode, Setting, user_task_done
 from .grading import entered

@@ -13,8 +13,10 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from fate_trl import plugins
-from fate_trl.environments import Recorder
-from fate_trl.types import Outcome, RolloutRequest, Script, Task, ToolError, dumps
+from fate_trl.errors import ToolError
+from fate_trl.record import dumps
+from fate_trl.suites.episodes import Recorder
+from fate_trl.types import Outcome, RolloutRequest, Script, Task
 
 NAMES = ("workspace", "banking", "slack", "travel")
 

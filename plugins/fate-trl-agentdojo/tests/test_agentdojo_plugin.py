@@ -14,7 +14,8 @@ from fate_trl_agentdojo import Attack
 from transformers.utils import get_json_schema
 
 from fate_trl import plugins
-from fate_trl.types import RecipeError, SuiteError, Task
+from fate_trl.errors import RecipeError, SuiteError
+from fate_trl.types import Task
 
 NAMES = ("workspace", "banking", "slack", "travel")
 
@@ -23,7 +24,7 @@ def test_arguments_are_checked_before_agentdojo_is_imported():
     code = """
 import sys
 from fate_trl import plugins
-from fate_trl.types import RecipeError
+from fate_trl.errors import RecipeError
 component = plugins.find("suite", "agentdojo/banking")
 plugins.bind(component.factory, {"version": "v1", "attacks": ["dos"], "tools": "needed", "fits": 4000}, "it")
 for wrong in ({"version": "v9"}, {"attacks": ["shouting"]}, {"tools": "some"}, {"atacks": ["dos"]}):

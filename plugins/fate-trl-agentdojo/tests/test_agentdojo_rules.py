@@ -11,10 +11,10 @@ from fate_trl_agentdojo.episode import AgentDojoEpisode
 from fate_trl_agentdojo.policies import rules_of
 
 from fate_trl import plugins
-from fate_trl.rules import Rules
-from fate_trl.testing.scripted import perform
+from fate_trl.suites.scripted import perform
 from fate_trl.types import Outcome, RolloutRequest, Task, Trajectory
-from fate_trl.verifiers import score_all
+from fate_trl.verify.rules import Rules
+from fate_trl.verify.scoring import score_all
 
 NAMES = ("banking", "slack", "travel", "workspace")
 

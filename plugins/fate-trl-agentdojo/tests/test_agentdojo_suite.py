@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 from fate_trl_agentdojo.grading import attack_succeeded, entered
 
-from fate_trl.environments import Recorder
-from fate_trl.types import RolloutRequest, Script, Task, ToolError
+from fate_trl.errors import ToolError
+from fate_trl.suites.episodes import Recorder
+from fate_trl.types import RolloutRequest, Script, Task
 
 NAMES = ("workspace", "banking", "slack", "travel")
 USERS = {"workspace": 40, "banking": 16, "slack": 21, "travel": 20}

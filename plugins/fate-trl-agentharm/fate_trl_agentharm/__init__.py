@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+from fate_trl.errors import SuiteError
 from fate_trl.hookspecs import Component, Suite, hookimpl
-from fate_trl.types import SuiteError
 
 fate_trl_api = 1
 

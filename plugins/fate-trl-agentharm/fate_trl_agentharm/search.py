@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fate_trl.types import Script, ToolCall, ToolError
+from fate_trl.errors import ToolError
+from fate_trl.types import Script, ToolCall
 
 from .data import Row
 from .grading import GradingFunction, grade, transcript

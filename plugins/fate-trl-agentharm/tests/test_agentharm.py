@@ -24,15 +24,17 @@ from fate_trl_agentharm.grading import transcript
 from fate_trl_agentharm.suite import AgentHarmSuite
 from transformers.utils import get_json_schema
 
-from fate_trl import evaluate, plugins
-from fate_trl.environments import Recorder
-from fate_trl.evolution import Evolution, Silent
-from fate_trl.ledger import RunDirectory
-from fate_trl.recipe import make_recipe, objectives_of
+from fate_trl import plugins
+from fate_trl.errors import FateError, SuiteError, ToolError
+from fate_trl.ledger.directory import RunDirectory
+from fate_trl.loop.rounds import Evolution, Silent
+from fate_trl.metrics import evaluate
+from fate_trl.recipe.schema import make_recipe, objectives_of
+from fate_trl.suites.episodes import Recorder
+from fate_trl.suites.scripted import ScriptedLearner, perform, script_for
 from fate_trl.testing.samples import HOSTILE
-from fate_trl.testing.scripted import ScriptedLearner, perform, script_for
-from fate_trl.types import OBJECTIVES, FateError, RolloutRequest, Script, SuiteError, ToolCall, ToolError
-from fate_trl.verifiers import score_all
+from fate_trl.types import OBJECTIVES, RolloutRequest, Script, ToolCall
+from fate_trl.verify.scoring import score_all
 
 SIDES = ("harmful", "benign")
 
@@ -60,7 +62,7 @@ def test_arguments_and_data_are_checked_before_inspect_is_imported(tmp_path):
     code = """
 import sys
 from fate_trl import plugins
-from fate_trl.types import FateError
+from fate_trl.errors import FateError
 wrong = [{"detailed": "perhaps"}, {"train_on": "test"}, {"path": sys.argv[1]}, {"judge_url": "http://x"}, {}]
 for arguments in wrong:
     try:

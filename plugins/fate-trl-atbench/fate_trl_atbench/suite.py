@@ -6,7 +6,9 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from fate_trl.types import Message, Outcome, Script, SuiteError, Task, ToolCall, ToolError, stable_hash, text_of
+from fate_trl.errors import SuiteError, ToolError
+from fate_trl.record import stable_hash
+from fate_trl.types import Message, Outcome, Script, Task, ToolCall, text_of
 
 from .data import REPOSITORY, REVISION, TAXONOMY, Release, Row, load
 from .prompt import Verdict, messages, parse

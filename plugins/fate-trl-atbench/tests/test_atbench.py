@@ -17,13 +17,15 @@ from fate_trl_atbench.data import TAXONOMY, Row, canonical
 from fate_trl_atbench.prompt import BEGIN, END, Verdict, messages, parse
 from rows import ORDERS, hostile, row, write
 
-from fate_trl import evaluate, plugins
+from fate_trl import plugins
 from fate_trl.cli.tables import metrics_table
-from fate_trl.recipe import make_recipe
+from fate_trl.errors import FateError, SuiteError
+from fate_trl.metrics import evaluate
+from fate_trl.recipe.schema import make_recipe
+from fate_trl.suites.scripted import perform, script_for
 from fate_trl.testing.samples import HOSTILE
-from fate_trl.testing.scripted import perform, script_for
-from fate_trl.types import OBJECTIVES, FateError, RolloutRequest, Script, SuiteError
-from fate_trl.verifiers import score_all
+from fate_trl.types import OBJECTIVES, RolloutRequest, Script
+from fate_trl.verify.scoring import score_all
 
 
 def suite_of(tmp_path, rows, name="atbench", **options):
@@ -86,7 +88,7 @@ def test_data_that_is_not_there_is_an_error_that_says_where_to_get_it():
     code = """
 import sys
 from fate_trl import plugins
-from fate_trl.types import FateError
+from fate_trl.errors import FateError
 for arguments in ({"path": "/nowhere/test.json"}, {}, {"fits": 0}):
     try:
         plugins.load("suite", "atbench/atbench500", arguments)

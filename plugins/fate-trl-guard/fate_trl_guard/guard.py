@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from fate_trl.errors import FateError, RecipeError
 from fate_trl.plugins import nearest
-from fate_trl.types import FateError, RecipeError, Score, Trajectory
+from fate_trl.types import Score, Trajectory
 
 from . import loading, windows
 from .evidence import Role, pieces

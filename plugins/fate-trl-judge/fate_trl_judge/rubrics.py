@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from fate_trl.errors import RecipeError
 from fate_trl.plugins import nearest
-from fate_trl.types import KINDS, OBJECTIVES, Kind, RecipeError
+from fate_trl.types import KINDS, OBJECTIVES, Kind
 
 Rubric = dict[Kind, str]
 

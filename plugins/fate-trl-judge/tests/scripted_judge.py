@@ -14,8 +14,8 @@ import sys
 import time
 from typing import Any
 
+from fate_trl.record import stable_hash
 from fate_trl.testing.served import ScriptedServer, completion
-from fate_trl.types import stable_hash
 
 KEY = re.compile(r"The key of this request is (\w+)\. Judge (.*), and give the JSON object\.$")
 

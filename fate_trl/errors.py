@@ -1,0 +1,39 @@
+"""Every error that fate-trl raises on purpose: what was wrong, what is possible, what to do next."""
+
+from __future__ import annotations
+
+
+class FateError(Exception):
+    """Base of every error that fate-trl raises on purpose: what was wrong, what is possible, what to do."""
+
+
+class RecipeError(FateError):
+    """A recipe or a command-line argument that cannot work."""
+
+
+class PluginError(FateError):
+    """A plugin or component that is missing, clashes, is of another API version, or does not load."""
+
+
+class LedgerError(FateError):
+    """A run directory that is locked, damaged, or belongs to another recipe."""
+
+
+class InterchangeError(FateError):
+    """A file of recorded trajectories that cannot be read, or that does not fit the recipe's suites."""
+
+
+class SuiteError(FateError):
+    """A suite whose data or options are wrong."""
+
+
+class ErrorBudgetExceeded(FateError):
+    """More infrastructure errors than `max_error_rate` allows; the message holds a table of causes."""
+
+
+class ToolError(FateError):
+    """A tool call that failed for a reason that the policy may read and react to."""
+
+
+class OutOfRange(FateError, ValueError):
+    """A score that is no finite number in [0, 1]."""

@@ -1,0 +1,788 @@
+"""The rounds: collect → repair → re-score → select → update → accept, on any learner. No torch here.
+
+Everything that a stage makes is committed to the run directory before the next stage starts, and every chunk of
+rollouts has its own seed, so a run that was stopped goes on where it was, and with a deterministic policy its
+records are the same as those of a run that was not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from .. import interchange, plugins
+from ..errors import ErrorBudgetExceeded, FateError
+from ..hookspecs import Learner, ParetoSelector, Policy, RepairStrategy, Suite
+from ..ledger.directory import Case, RunDirectory, cases_of, round_dir, seed_of
+from ..ledger.scores import Scorer
+from ..metrics import evaluate
+from ..process.bounded import Limits
+from ..process.stop import Stop
+from ..recipe.schema import ComponentRef, Recipe, objectives_of
+from ..recipe.schema import Repair as RepairSettings
+from ..suites.scripted import ROLES, ScriptedPolicy, perform, script_for
+from ..types import KINDS, BufferRow, Failure, Repair, RolloutRequest, ScoreCard, Task, Trajectory, text_of
+from ..verify.loading import load as load_verifier
+from ..verify.scoring import spent
+
+
+class Reporter(Protocol):
+    """Who is told what goes on: the command line shows it, trackers keep it, tests count."""
+
+    def start(self, round: int, stage: str, total: int) -> None:
+        """A stage begins; `total` is its number of trajectories, 0 where there are none or training steps to come."""
+        ...
+
+    def expect(self, total: int) -> None:
+        """It has this many training steps."""
+        ...
+
+    def advance(self, amount: int = 1, cases: Sequence[Case] = (), log: Mapping[str, Any] | None = None) -> None:
+        """So many of them are done: a chunk, with its scored cases, or training steps, with what the trainer logged."""
+        ...
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """The stage is done and recorded; `summary` is its record in stages.jsonl, and its round."""
+        ...
+
+
+class Silent:
+    """Reports nothing."""
+
+    def start(self, round: int, stage: str, total: int) -> None: ...
+
+    def expect(self, total: int) -> None: ...
+
+    def advance(self, amount: int = 1, cases: Sequence[Case] = (), log: Mapping[str, Any] | None = None) -> None: ...
+
+    def finish(self, summary: Mapping[str, Any]) -> None: ...
+
+
+# ------------------------------------------------------------------------------------------------ pure parts
+
+
+def sample_tasks(tasks: Sequence[Task], count: int | None, rng: np.random.Generator) -> list[Task]:
+    """At most `count` tasks, spread evenly over the kinds that there are; what one kind lacks the others give."""
+    if count is None or count >= len(tasks):
+        return list(tasks)
+    pools = [[task for task in tasks if task.kind == kind] for kind in KINDS]
+    pools = [[pool[i] for i in rng.permutation(len(pool))] for pool in pools if pool]
+    chosen: list[Task] = []
+    while len(chosen) < count:
+        pools = [pool for pool in pools if pool]
+        chosen += [pool.pop() for pool in pools][: count - len(chosen)]
+    order = {(task.suite, task.id): index for index, task in enumerate(tasks)}
+    return sorted(chosen, key=lambda task: order[task.suite, task.id])
+
+
+def longest_first(tasks: Iterable[Task], suites: Mapping[str, Suite]) -> list[Task]:
+    """Tasks by the length of their prompts, so that those of one chunk are padded little; ours.
+
+    The length is that of the messages and of the tools' descriptions, in characters: near enough, and no tokenizer is
+    asked. The longest come first, because what does not fit into memory should show at once.
+    """
+
+    def length(task: Task) -> int:
+        tools = suites[task.suite].tools()
+        described = sum(len(tools[name].__doc__ or "") for name in task.tools if name in tools)
+        return described + sum(len(text_of(message)) for message in task.messages)
+
+    return sorted(tasks, key=length, reverse=True)
+
+
+def acceptable(failure: ScoreCard, candidate: ScoreCard, rule: str, floors: Mapping[str, float]) -> bool:
+    """Whether a candidate may enter the front (ours): the rule is the recipe's `repair.accept`."""
+    names = _applicable(failure)
+    if candidate.errors or names != _applicable(candidate):
+        return False  # what applies is the same for all tries of a task, and a front cannot compare otherwise
+    if rule == "random":  # `select` draws one of all that have scores
+        return True
+    if rule == "resolves":
+        return candidate.resolved
+    before, after = np.array(failure.vector(names)), np.array(candidate.vector(names))
+    if rule == "dominates":
+        return bool((after >= before).all() and (after > before).any())
+    return all(not candidate.vector([name])[0] < floor for name, floor in floors.items())
+
+
+def _applicable(card: ScoreCard) -> list[str]:
+    """Objectives that have a value, sorted."""
+    return sorted(name for name, score in card.scores.items() if score.value is not None)
+
+
+def select(
+    failure: Failure,
+    candidates: Sequence[Case],
+    selector: ParetoSelector,
+    objectives: Sequence[str],
+    accept: str,
+    floors: Mapping[str, float],
+    rng: np.random.Generator,
+) -> Repair:
+    """Drop what is not acceptable, take the Pareto front, pick one of it."""
+    accepted = [i for i, (_, card) in enumerate(candidates) if acceptable(failure.card, card, accept, floors)]
+    if accept == "random" and accepted:
+        accepted = [int(rng.choice(accepted))]
+    scores_K_M = np.array([candidates[i][1].vector(objectives) for i in accepted]).reshape(
+        len(accepted), len(objectives)
+    )
+    choice = selector.choose(scores_K_M, objectives=objectives, rng=rng) if accepted else None
+    return Repair(
+        failure=failure,
+        candidates=tuple(trajectory for trajectory, _ in candidates),
+        cards=tuple(card for _, card in candidates),
+        accepted=tuple(accepted),
+        front=tuple(accepted[i] for i in choice.front) if choice else (),
+        chosen=accepted[choice.index] if choice else None,
+        decided_by=choice.decided_by if choice else "",
+    )
+
+
+def row_of(trajectory: Trajectory, source: str, round: int, prompt: Trajectory | None = None) -> BufferRow:
+    """A trajectory as a buffer row: the tokens as sampled, or the messages where prompt or reply were not sampled here.
+
+    Args:
+        trajectory: What to learn.
+        source: "repair", "anchor" or "oracle".
+        round: Round that made it.
+        prompt: Condition on this trajectory's prompt instead of its own.
+    """
+    given = prompt or trajectory
+    common: dict[str, Any] = {
+        "source": source,
+        "suite": trajectory.task.suite,
+        "task": trajectory.task.id,
+        "round": round,
+    }
+    if trajectory.completion_ids and given.prompt_ids:  # a recorded failure's prompt has no tokens of this model
+        return BufferRow(
+            **common,
+            prompt_ids=given.prompt_ids,
+            completion_ids=trajectory.completion_ids,
+            policy_mask=trajectory.policy_mask,
+        )
+    return BufferRow(
+        **common,
+        messages=given.prompt + trajectory.messages,
+        loss_from=len(given.prompt),
+        tools=trajectory.task.tools,
+    )
+
+
+def rows_of(repair: Repair, target: str, round: int) -> list[BufferRow]:
+    """Buffer rows of a repair: conditioned on the repair prompt, on the plain task, or both.
+
+    A prompt that merely continues the plain task (a resumed or resampled try) is a plain one already.
+    """
+    if repair.chosen is None:
+        return []
+    chosen, plain = repair.candidates[repair.chosen], repair.failure.trajectory
+    if chosen.prompt[: len(plain.prompt)] == plain.prompt:
+        return [row_of(chosen, "repair", round)]
+    both = {"repair": [row_of(chosen, "repair", round)], "plain": [row_of(chosen, "repair", round, prompt=plain)]}
+    return both["repair"] + both["plain"] if target == "both" else both[target]
+
+
+def anchors(cases: Sequence[Case], count: int, round: int, rng: np.random.Generator) -> list[BufferRow]:
+    """Up to `count` passing first tries, spread evenly over the kinds."""
+    passing = {(t.task.suite, t.task.id, t.attempt): t for t, card in cases if card.resolved}
+    by_task = {(t.task.suite, t.task.id): t for t in passing.values()}
+    tasks = sample_tasks([t.task for t in by_task.values()], count, rng)
+    return [row_of(by_task[task.suite, task.id], "anchor", round) for task in tasks]
+
+
+def peak_memory() -> dict[str, float]:
+    """Most memory, in MB, that this process has held so far; a later stage that needs less repeats the figure."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return {"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+
+
+# ------------------------------------------------------------------------------------------------ the run
+
+
+@dataclass
+class Evolution:
+    """One run of a recipe. Build it with `build` in stages.py or endpoint.py, or by hand with a scripted learner.
+
+    Attributes:
+        recipe: What was asked.
+        suites, verifiers, held_out, repair, selector: Its components, loaded; `held_out` verifiers only evaluate, and
+            `selector` chooses repairs.
+        learner: What is trained.
+        run: Where it is recorded.
+        objectives: In the order of score vectors.
+        reporter, observers: Who is told.
+        memory: Asked at the end of each stage how much was held.
+        stop: Whether the run was asked to stop; it then does, with what it has in hand recorded.
+    """
+
+    recipe: Recipe
+    suites: Mapping[str, Suite]
+    verifiers: Sequence[Any]
+    repair: RepairStrategy | None
+    selector: ParetoSelector
+    learner: Learner
+    run: RunDirectory
+    objectives: Sequence[str]
+    reporter: Reporter = field(default_factory=Silent)
+    stop: Stop = field(default_factory=Stop)
+    observers: Sequence[Callable[..., Any]] = ()
+    held_out: Sequence[Any] = ()
+    memory: Callable[[], Mapping[str, float]] = peak_memory
+
+    def __post_init__(self) -> None:
+        self._tasks: dict[str, list[Task]] = {}
+        self._limits: Limits = self.recipe.rollout.limits
+        self._evaluated: dict[tuple[int, str, bool], list[dict[str, Any]]] = {}  # intervals are not computed twice
+
+    # -------------------------------------------------------------------------------------------- the whole run
+
+    def __call__(self) -> list[dict[str, Any]]:
+        """Run, or go on with, all rounds; returns the rows of metrics.json."""
+        if self.recipe.rounds:
+            self._sample("train", self.recipe.rollout.tasks, 1)  # none is an error now, not after an evaluation
+            if self.recipe.rollout.recorded is not None and "collect" not in self._done(1):
+                interchange.usable(
+                    interchange.read(self.recipe.rollout.recorded), self.tasks("all"), self.tasks("train")
+                )
+        self._round_zero()
+        accepted, rows = 0, self._write_metrics()
+        for round in range(1, self.recipe.rounds + 1):
+            if not self._affordable(round):
+                break
+            accepted, rows = self._round(round, accepted), self._write_metrics()
+        return rows
+
+    def _affordable(self, round: int) -> bool:
+        """Whether with one more round like the last the tokens come closer to the recipe's budget."""
+        if self.recipe.token_budget is None or round == 1:
+            return True
+        used = [tokens_of_round(self._done(earlier)) for earlier in range(1, round)]
+        return sum(used) + used[-1] / 2 <= self.recipe.token_budget
+
+    def _round_zero(self) -> None:
+        """The policy before training: a warm start if asked for, then its evaluation."""
+        if self.recipe.warm_start is not None:
+            self._evaluate(0, "test", "base")
+            self._train(0, "warm_start", self._warm_start)
+        self._baselines()
+        self._evaluate(0, "test")
+        self._evaluate(0, "validation")
+
+    def _round(self, round: int, accepted: int) -> int:
+        """One round from the policy of round `accepted`; returns the round whose policy the next one starts from."""
+        stages = self._done(round)
+        done = stages.get("accept")
+        if done is None:
+            trained = "save" in stages
+            if trained:
+                self._tidy(round)
+            self._load_policy(accepted)
+            collected, buffer = self._repaired(round, accepted)
+            if self.recipe.sft is not None and buffer:
+                self._train(round, "sft", lambda seed, scratch: self.learner.sft(buffer, seed, "sft", scratch))
+            if self.recipe.pfpo is not None:
+                requests = self._pfpo_requests(round, collected)
+                self._train(round, "pfpo", lambda seed, scratch: self.learner.pfpo(requests, seed, scratch))
+            self._stage(round, "save", 0, lambda: self._save_policy(round))
+            self._tidy(round)
+            if trained:
+                self._load_policy(round)
+            self._evaluate(round, "validation")
+            self._evaluate(round, "test")
+            done = self._accept(round, accepted)
+        return round if done["accepted"] else accepted
+
+    def _repaired(self, round: int, accepted: int) -> tuple[list[Case], list[BufferRow]]:
+        """What was collected, and the rows made of its repairs; nothing where the recipe repairs nothing."""
+        if self.repair is None:
+            return [], []
+        collected = self._collect(round)
+        repairs = self._repair(round, collected)
+        return collected, self._buffer(round, collected, repairs, accepted)
+
+    # -------------------------------------------------------------------------------------------- stages, resumable
+
+    def _done(self, round: int) -> dict[str, dict[str, Any]]:
+        """Finished stages of a round by name."""
+        return {record["stage"]: record for record in self.run.read(f"{round_dir(round)}/stages.jsonl")}
+
+    def _recorded(self, round: int, file: str, stage: str) -> list[Case]:
+        """Scored trajectories of a finished stage. Raises LedgerError if they are not as many as it recorded."""
+        name = f"{round_dir(round)}/{file}.jsonl"
+        cases, recorded = self.run.cases(name, stage), cases_of(self._done(round).get(stage, {}))
+        if recorded is not None and recorded != len(cases):
+            raise self.run.damaged(name, f"{len(cases)} of the {recorded} trajectories of {stage} are there")
+        return cases
+
+    def _stage(self, round: int, name: str, total: int, work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """Do a stage once, and record that it is done, with its summary and seconds and memory."""
+        done = self._done(round).get(name)
+        if done is not None:
+            return done
+        self.stop.check()
+        self.reporter.start(round, name, total)
+        start = time.perf_counter()
+        summary = dict(work())
+        record = {"stage": name, **summary, "seconds": time.perf_counter() - start, **self.memory()}
+        judging = spent([*self.verifiers, *self.held_out])
+        record |= {"judging": judging} if judging else {}
+        self.run.append(f"{round_dir(round)}/stages.jsonl", [record])
+        self.reporter.finish({"round": round, **record})
+        return record
+
+    def _train(self, round: int, name: str, work: Callable[[int, str], Mapping[str, Any]]) -> None:
+        """A training stage: `work` on its seed and its scratch folder, which is removed once the stage is recorded.
+
+        The policy is saved after it, so that a resumed run does not train twice.
+        """
+        folder, scratch = f"{round_dir(round)}/after-{name}", self.run.path / round_dir(round) / f"training-{name}"
+
+        def train() -> Mapping[str, Any]:
+            summary = work(seed_of(self.recipe.seed, round, name), str(scratch))
+            with self.run.replacing(folder) as path:
+                self.learner.save(str(path))
+            return summary
+
+        if name not in self._done(round):
+            self._stage(round, name, 0, train)
+        elif (self.run.path / folder).is_dir():
+            self.learner.load(str(self.run.path / folder))
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    def _save_policy(self, round: int) -> Mapping[str, Any]:
+        with self.run.replacing(f"{round_dir(round)}/policy") as path:
+            self.learner.save(str(path))
+        return {}
+
+    def _tidy(self, round: int) -> None:
+        """Remove what the training stages left; only once the save is recorded, or a resumed run would miss it."""
+        for folder in (self.run.path / round_dir(round)).glob("after-*"):
+            shutil.rmtree(folder)
+
+    def _load_policy(self, round: int) -> None:
+        """The policy of an accepted round; round 0 is the model as given, or its warm start."""
+        folders = [f"{round_dir(round)}/policy", f"{round_dir(round)}/after-warm_start", f"{round_dir(round)}/base"]
+        for folder in folders:
+            if (self.run.path / folder).is_dir():
+                self.learner.load(str(self.run.path / folder))
+                return
+        with self.run.replacing(f"{round_dir(0)}/base") as path:
+            self.learner.save(str(path))
+
+    # -------------------------------------------------------------------------------------------- rolling out
+
+    def tasks(self, split: str) -> list[Task]:
+        """All tasks of a split, of all suites, each under the name that the recipe gives its suite."""
+        if split not in self._tasks:
+            self._tasks[split] = [
+                dataclasses.replace(task, suite=name)
+                for name, suite in self.suites.items()
+                for task in suite.tasks(split, self.recipe.seed)
+            ]
+        return self._tasks[split]
+
+    def _sample(self, split: str, count: int | None, round: int = 0) -> list[Task]:
+        rng = np.random.default_rng(seed_of(self.recipe.seed, round, f"tasks-{split}"))
+        kinds = self.recipe.rollout.kinds if split == "train" else None
+        tasks = sample_tasks([task for task in self.tasks(split) if kinds is None or task.kind in kinds], count, rng)
+        if not tasks:
+            advice = f"add tasks, or check the suites' arguments.{self._why()}"
+            raise FateError(f"the suites have no {split} tasks; {advice}")
+        return longest_first(tasks, self.suites)
+
+    def _why(self) -> str:
+        """What suites say that are only for evaluation."""
+        described = {name: suite.describe().get("evaluation_only") for name, suite in self.suites.items()}
+        return "".join(f" {name}: {reason}." for name, reason in described.items() if reason)
+
+    def _roll(
+        self, round: int, file: str, stage: str, requests: Sequence[RolloutRequest], policy: Policy | None = None
+    ) -> list[Case]:
+        """Roll out and score in chunks; a chunk is committed whole, and what is committed is not done again."""
+        name, size = f"{round_dir(round)}/{file}.jsonl", self.recipe.rollout.chunk
+        committed = self.run.chunks(name, stage)
+        cases: list[Case] = []
+        for chunk, start in enumerate(range(0, len(requests), size)):
+            members = requests[start : start + size]
+            if chunk not in committed:
+                self.stop.check()
+                seed = seed_of(self.recipe.seed, round, stage, chunk)
+                fresh = self._score((policy or self.learner).rollout(members, seed), stage)
+                # Before the commit, so that a run resumed after the cause is repaired does this chunk again.
+                seen = len(cases) + len(fresh)
+                evaluate.check_errors(cases + fresh, evaluate.budget(self.recipe.evaluation.max_error_rate, seen))
+                self.run.append_chunk(name, stage, chunk, fresh)
+                committed[chunk] = fresh
+            self.reporter.advance(len(members), committed[chunk])
+            cases += committed[chunk]
+        return cases
+
+    def _score(self, trajectories: Sequence[Trajectory], stage: str = "") -> list[Case]:
+        """Trajectories with their cards; on held-out splits the held-out verifiers have their say too."""
+        cards = self._scorer(trajectories)
+        if self.held_out and stage.startswith("eval-"):
+            judged = self._held_out_scorer(trajectories)
+            cards = [ScoreCard(card.scores, held.scores) for card, held in zip(cards, judged, strict=True)]
+        return list(zip(trajectories, cards, strict=True))
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        return self._scorer_of(self.verifiers, self.recipe.verifiers)
+
+    @cached_property
+    def _held_out_scorer(self) -> Scorer:
+        return self._scorer_of(self.held_out, self.recipe.evaluation.verifiers)
+
+    def _scorer_of(self, verifiers: Sequence[Any], references: Sequence[ComponentRef]) -> Scorer:
+        identities = [plugins.identity(reference.name, reference.args) for reference in references]
+        return Scorer(verifiers, identities, self.run, self.recipe.rollout.verifier_seconds)
+
+    # -------------------------------------------------------------------------------------------- the stages
+
+    def _warm_start(self, seed: int, scratch: str) -> Mapping[str, Any]:
+        """SFT on oracle traces of the training split, each executed for real and kept only if it is resolved."""
+        assert self.recipe.warm_start is not None
+        rng = np.random.default_rng(seed)
+        traces = []
+        for task in sample_tasks(self.tasks("train"), self.recipe.warm_start.traces, rng):
+            suite = self.suites[task.suite]
+            script = script_for(suite, task, "oracle")
+            if script is not None:
+                traces.append(
+                    perform(suite, RolloutRequest(task, task.messages, "warm_start"), script, "oracle", self._limits)
+                )
+        rows = [row_of(trajectory, "oracle", 0) for trajectory, card in self._score(traces) if card.resolved]
+        if not rows:
+            raise FateError(
+                "warm_start: no oracle trace of the training split is resolved; run `fate-trl suites check`."
+            )
+        self.run.write_text(f"{round_dir(0)}/buffer.jsonl", "")
+        self.run.append(f"{round_dir(0)}/buffer.jsonl", (row.to_dict() for row in rows))
+        return {"traces": len(rows), **self.learner.sft(rows, seed, "warm_start", scratch)}
+
+    def _collect(self, round: int) -> list[Case]:
+        if round == 1 and self.recipe.rollout.recorded is not None:
+            return self._take_recorded(self.recipe.rollout.recorded)
+        tasks = self._sample("train", self.recipe.rollout.tasks, round)
+        requests = [RolloutRequest(task, task.messages, "collect") for task in tasks]
+        cases: list[Case] = []
+
+        def work() -> Mapping[str, Any]:
+            cases.extend(self._roll(round, "rollouts", "collect", requests))
+            return collect_summary(cases)
+
+        self._stage(round, "collect", len(requests), work)
+        return cases or self._recorded(round, "rollouts", "collect")
+
+    def _take_recorded(self, path: str) -> list[Case]:
+        """What round 1 collects where the recipe names recorded trajectories: those, with the scores that they have."""
+        name = f"{round_dir(1)}/rollouts.jsonl"
+
+        def work() -> Mapping[str, Any]:
+            found = interchange.usable(interchange.read(path), self.tasks("all"), self.tasks("train"))
+            cases = self._completed(found.cases)
+            if not self.run.chunks(name, "collect"):
+                self.run.append_chunk(name, "collect", 0, cases)
+            return {**collect_summary(cases), "held_out": len(found.held_out)}
+
+        self._stage(1, "collect", 0, work)
+        return self.run.cases(name, "collect")
+
+    def _completed(self, cases: Sequence[Case]) -> list[Case]:
+        """Recorded cases with a score for every objective: where the record has none, the verifiers give it."""
+        lacking = [trajectory for trajectory, card in cases if set(self.objectives) - set(card.scores)]
+        own = self._score(lacking)
+        if own:
+            evaluate.check_errors(own, evaluate.budget(self.recipe.evaluation.max_error_rate, len(own)))
+        given = {trajectory.key: card.scores for trajectory, card in own}
+        whole = [(trajectory, {**given.get(trajectory.key, {}), **card.scores}) for trajectory, card in cases]
+        return [
+            (trajectory, ScoreCard({name: scores[name] for name in self.objectives})) for trajectory, scores in whole
+        ]
+
+    @property
+    def _settings(self) -> RepairSettings:
+        """The recipe's `repair`, where it repairs."""
+        assert self.recipe.repair is not None
+        return self.recipe.repair
+
+    def _repair(self, round: int, collected: Sequence[Case]) -> list[Repair]:
+        """Propose, execute and score K candidates per failure, and select one."""
+        assert self.repair is not None
+        rng = np.random.default_rng(seed_of(self.recipe.seed, round, "repair"))
+        settings, failures = self._settings, failures_of(collected)
+        if settings.max_failures is not None and len(failures) > settings.max_failures:
+            chosen = sample_tasks([f.trajectory.task for f in failures], settings.max_failures, rng)
+            keys = {(task.suite, task.id) for task in chosen}
+            failures = [f for f in failures if (f.trajectory.task.suite, f.trajectory.task.id) in keys]
+        requests = self.repair.requests(failures, settings.k, rng)
+        known = {(f.trajectory.task.suite, f.trajectory.task.id, f.trajectory.attempt) for f in failures}
+        for request in requests:
+            if (request.task.suite, request.task.id, request.attempt // settings.k) not in known:
+                raise FateError(
+                    f"repair strategy {settings.strategy.name!r}: a request of task {request.task.id!r} has "
+                    f"attempt {request.attempt}, which belongs to no failure; see hookspecs.RepairStrategy."
+                )
+        repairs: list[Repair] = []
+
+        def work() -> Mapping[str, Any]:
+            cases = self._roll(round, "repairs", "repair", requests)
+            repairs.extend(self._select(failures, cases, rng))
+            self.run.write_text(f"{round_dir(round)}/selections.jsonl", "")
+            self.run.append(f"{round_dir(round)}/selections.jsonl", map(_selection, repairs))
+            return {**repair_summary(repairs), **tokens(cases)}
+
+        self._stage(round, "repair", len(requests), work)
+        return repairs or self._select(failures, self._recorded(round, "repairs", "repair"), rng)
+
+    def _select(self, failures: Sequence[Failure], cases: Sequence[Case], rng: np.random.Generator) -> list[Repair]:
+        k, settings = self._settings.k, self._settings
+        by_failure: dict[tuple[str, str, int], list[Case]] = {}
+        for trajectory, card in cases:
+            key = (trajectory.task.suite, trajectory.task.id, trajectory.attempt // k)
+            by_failure.setdefault(key, []).append((trajectory, card))
+        repairs = []
+        for failure in failures:
+            task, attempt = failure.trajectory.task, failure.trajectory.attempt
+            candidates = by_failure.get((task.suite, task.id, attempt), [])
+            args = (self.selector, self.objectives, settings.accept, settings.floors, rng)
+            repairs.append(select(failure, candidates, *args))
+        return repairs
+
+    def _buffer(
+        self, round: int, collected: Sequence[Case], repairs: Sequence[Repair], accepted: int
+    ) -> list[BufferRow]:
+        """The rows to train on: this round's repairs and anchors, and with `replay` those of accepted rounds."""
+        name, settings = "buffer.jsonl", self._settings
+
+        def work() -> Mapping[str, Any]:
+            rng = np.random.default_rng(seed_of(self.recipe.seed, round, "anchors"))
+            rows = [row for repair in repairs for row in rows_of(repair, settings.target, round)]
+            kept = anchors(collected, int(settings.anchors * len(rows)), round, rng) if settings.anchors else []
+            self.run.write_text(f"{round_dir(round)}/{name}", "")
+            self.run.append(f"{round_dir(round)}/{name}", (row.to_dict() for row in (*rows, *kept)))
+            return {"repair_rows": len(rows), "anchor_rows": len(kept)}
+
+        self._stage(round, "buffer", 0, work)
+        earlier = [r for r in range(1, accepted + 1) if self._done(r)["accept"]["accepted"]]
+        rounds = [*earlier, round] if settings.replay else [round]
+        records = [record for r in rounds for record in self.run.read(f"{round_dir(r)}/{name}")]
+        return [BufferRow.from_dict(record) for record in records]
+
+    def _pfpo_requests(self, round: int, collected: Sequence[Case]) -> list[RolloutRequest]:
+        """What PFPO samples on: the round's plain tasks, its repair prompts, or both."""
+        assert self.recipe.pfpo is not None
+        prompts = self.recipe.pfpo.prompts
+        if self.repair is None:
+            tasks = self._sample("train", self.recipe.rollout.tasks, round)
+        else:
+            tasks = [trajectory.task for trajectory, _ in collected]
+        requests = [RolloutRequest(task, task.messages, "pfpo") for task in tasks]
+        if prompts == "plain" or self.repair is None:
+            return requests
+        rng = np.random.default_rng(seed_of(self.recipe.seed, round, "pfpo-prompts"))
+        repairs = [
+            RolloutRequest(r.task, r.messages, "pfpo", r.attempt, r.replay)
+            for r in self.repair.requests(failures_of(collected), 1, rng)
+        ]
+        return repairs or requests if prompts == "repair" else requests + repairs
+
+    def _evaluate(self, round: int, split: str, policy: str = "") -> None:
+        """Roll the learner (or, for `policy`, the learner as it is under that name) out on held-out tasks."""
+        settings = self.recipe.evaluation
+        count = settings.tasks if split == "test" else settings.validation
+        if count == 0 or (split == "validation" and not self.tasks(split)):
+            return
+        stage = f"eval-{split}" + (f"-{policy}" if policy else "")
+        requests = [RolloutRequest(task, task.messages, stage) for task in self._sample(split, count)]
+
+        def work() -> Mapping[str, Any]:
+            cases = self._roll(round, "rollouts", stage, requests)
+            return {"trajectories": len(cases), **errors(cases), **tokens(cases)}
+
+        self._stage(round, stage, len(requests), work)
+
+    def _baselines(self) -> None:
+        """The scripted policies on the test tasks: what the numbers are to be seen against."""
+        if not self.recipe.evaluation.baselines:
+            return
+        tasks = self._sample("test", self.recipe.evaluation.tasks)
+        for role in ROLES:
+            stage = f"eval-test-{role}"
+            requests = [RolloutRequest(task, task.messages, stage) for task in tasks]
+            policy = ScriptedPolicy(self.suites, role, self._limits)
+
+            def work(stage: str = stage, policy: Policy = policy, requests: Sequence[RolloutRequest] = requests) -> Any:
+                cases = self._roll(0, "rollouts", stage, requests, policy)
+                return {"trajectories": len(cases), **errors(cases)}
+
+            self._stage(0, stage, len(tasks), work)
+
+    def _accept(self, round: int, accepted: int) -> dict[str, Any]:
+        """Accept the round, or roll back where an objective got worse for sure (ours)."""
+
+        def work() -> Mapping[str, Any]:
+            before, after = (self._recorded(r, "rollouts", "eval-validation") for r in (accepted, round))
+            worse: list[str] = []
+            try:
+                if before and after:
+                    worse = evaluate.regressions(before, after, self.objectives, self.recipe.evaluation.tolerance)
+            except ErrorBudgetExceeded as error:  # nobody knows, so nothing is accepted; the run goes on
+                return {"accepted": False, "worse": [], "undecided": str(error)}
+            return {"accepted": not worse, "worse": worse}
+
+        record = self._stage(round, "accept", 0, work)
+        for observer in self.observers:
+            observer(record={"round": round, "stages": self._done(round), "metrics": self._rows(round)})
+        return record
+
+    # -------------------------------------------------------------------------------------------- metrics
+
+    def _rows(self, round: int) -> list[dict[str, Any]]:
+        """Rows of metrics.json of one round."""
+        rows: list[dict[str, Any]] = []
+        accepted = self._done(round).get("accept", {"accepted": True})["accepted"]
+        for stage in self._done(round):
+            if not stage.startswith("eval-"):
+                continue
+            key = (round, stage, accepted)
+            if key not in self._evaluated:
+                warm_start = self.recipe.warm_start is not None
+                split, name = measured(stage, round, warm_start=warm_start, rounds=self.recipe.rounds)
+                cases = self._recorded(round, "rollouts", stage)
+                self._evaluated[key] = evaluate.rows(
+                    cases, round=round, split=split, policy=name, accepted=accepted, seed=self.recipe.seed
+                )
+            rows += self._evaluated[key]
+        return rows
+
+    def _write_metrics(self) -> list[dict[str, Any]]:
+        rows = [row for round in range(self.recipe.rounds + 1) for row in self._rows(round)]
+        self.run.write_json("metrics.json", {"schema": 1, "rows": rows})
+        return rows
+
+
+def measured(stage: str, round: int, *, warm_start: bool, rounds: int) -> tuple[str, str]:
+    """(split, policy) that an evaluation stage measured; the policy has no round's name before the first round."""
+    _, split, *policy = stage.split("-", 2)
+    untrained = "warm-start" if warm_start else "base" if rounds else "model"  # "model": a run that only evaluates
+    return split, policy[0] if policy else f"round-{round}" if round else untrained
+
+
+def assemble(
+    recipe: Recipe,
+    run: RunDirectory,
+    make_learner: Callable[[Mapping[str, Suite], list[Any], Any], Any],
+    reporter: Reporter | None = None,
+) -> Evolution:
+    """A recipe's run with its components loaded; `make_learner` gets the suites, the verifiers and the selector."""
+    suites = {reference.name: plugins.load("suite", reference.name, reference.args) for reference in recipe.suites}
+    verifiers = [load_verifier(reference.name, reference.args) for reference in recipe.verifiers]
+    selector = plugins.load("selector", recipe.selector.name, recipe.selector.args)
+    strategy = chooser = None
+    named = [*recipe.suites, *recipe.verifiers, *recipe.evaluation.verifiers, recipe.selector]
+    if recipe.repair is not None:
+        wanted, by = recipe.repair.strategy, recipe.repair.selector or recipe.selector
+        strategy = plugins.load("repair", wanted.name, wanted.args)
+        chooser = plugins.load("selector", by.name, by.args)
+        named += [wanted, by]
+    held_out = [load_verifier(reference.name, reference.args) for reference in recipe.evaluation.verifiers]
+    return Evolution(
+        recipe=recipe,
+        suites=suites,
+        verifiers=verifiers,
+        held_out=held_out,
+        repair=strategy,
+        selector=chooser or selector,
+        learner=make_learner(suites, verifiers, selector),
+        run=run,
+        objectives=objectives_of(recipe, verifiers),
+        reporter=reporter or Silent(),
+        observers=plugins.observers(sorted({plugins.split_name(reference.name)[0] for reference in named})),
+    )
+
+
+def failures_of(cases: Iterable[Case]) -> list[Failure]:
+    """Scored trajectories below a pass mark; errors are no failures."""
+    return [
+        Failure(trajectory, card)
+        for trajectory, card in cases
+        if not evaluate.is_error((trajectory, card)) and card.failed
+    ]
+
+
+def tokens(cases: Iterable[Case]) -> dict[str, int]:
+    """Tokens of rollouts: read by the policy (prompts and tool results, each once), and sampled by it.
+
+    By an endpoint's own count where it sampled.
+    """
+    prompt = sampled = 0
+    for trajectory, _ in cases:
+        usage, own = trajectory.data.get("usage", {}), sum(trajectory.policy_mask)
+        prompt += len(trajectory.prompt_ids) + len(trajectory.policy_mask) - own or usage.get("prompt_tokens", 0)
+        sampled += own or usage.get("completion_tokens", 0)
+    return {"prompt_tokens": prompt, "sampled_tokens": sampled}
+
+
+def tokens_of_round(stages: Mapping[str, Mapping[str, Any]]) -> int:
+    """Tokens of a round's stages by name: read, sampled and trained on, evaluation on the test split aside."""
+    counted = ("prompt_tokens", "sampled_tokens", "trained_tokens")
+    used = [record for name, record in stages.items() if not name.startswith("eval-test")]
+    return sum(record.get(key) or 0 for record in used for key in counted)
+
+
+def errors(cases: Sequence[Case]) -> dict[str, Any]:
+    """Infrastructure errors of a stage's rollouts: how many trajectories, and how many for each `types.Cause`."""
+    return {"errors": sum(map(evaluate.is_error, cases)), "causes": evaluate.causes(cases)}
+
+
+def collect_summary(cases: Sequence[Case]) -> dict[str, Any]:
+    """Counts of a collect stage."""
+    return {
+        "trajectories": len(cases),
+        "failures": len(failures_of(cases)),
+        "resolved": sum(card.resolved for _, card in cases),
+        **errors(cases),
+        **tokens(cases),
+    }
+
+
+def repair_summary(repairs: Sequence[Repair]) -> dict[str, Any]:
+    """Counts of a repair stage. Chosen candidates that are not resolved are counted apart: they must not slip in."""
+    chosen = [(repair, repair.chosen) for repair in repairs if repair.chosen is not None]
+    decided: dict[str, int] = {}
+    for repair, _ in chosen:
+        decided[repair.decided_by] = decided.get(repair.decided_by, 0) + 1
+    return {
+        "failures": len(repairs),
+        "candidates": sum(len(repair.candidates) for repair in repairs),
+        "candidates_resolved": sum(card.resolved for repair in repairs for card in repair.cards),
+        "candidates_accepted": sum(len(repair.accepted) for repair in repairs),
+        **errors([case for repair in repairs for case in zip(repair.candidates, repair.cards, strict=True)]),
+        "repaired": len(chosen),
+        "chosen_not_resolved": sum(not repair.cards[index].resolved for repair, index in chosen),
+        "decided_by": decided,
+    }
+
+
+def _selection(repair: Repair) -> dict[str, Any]:
+    """A repair as a record; its trajectories stand in rollouts.jsonl and repairs.jsonl, and are named by key."""
+    return {
+        "failure": list(repair.failure.trajectory.key),
+        "failed": list(repair.failure.card.failed),
+        "candidates": [list(trajectory.key) for trajectory in repair.candidates],
+        "accepted": list(repair.accepted),
+        "front": list(repair.front),
+        "chosen": repair.chosen,
+        "decided_by": repair.decided_by,
+    }

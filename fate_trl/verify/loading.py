@@ -1,0 +1,23 @@
+"""Verifiers by their names in a recipe; one that asks for a process of its own gets it here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .. import plugins
+from ..process.bounded import Isolated
+
+CHILD = "fate_trl.verify.isolated_main"
+"""The program of a verifier's own process."""
+
+
+def load(name: str, arguments: Mapping[str, Any] | None = None) -> Any:
+    """Make a verifier: its arguments bound and checked, its factory called; isolated if it asks for that."""
+    made = plugins.load("verifier", name, arguments)
+    return Isolated(made, name, arguments or {}, CHILD) if getattr(made, "isolated", False) else made
+
+
+def load_named(reference: str | Mapping[str, Any]) -> Any:
+    """Make a verifier from what a recipe says: a name, or {name: …, args: {…}}."""
+    return load(*plugins.named("verifier", reference))
