@@ -41,8 +41,8 @@ def page(cases: list[dict[str, str]]) -> str:
     lines = [
         "# Cases from the field",
         "",
-        "Inputs are made up; the kinds come from public bug reports, public environment classes and recorded runs. Each row is a test;",
-        f"`python -m benchmarks.cases` runs them and writes this page. {len(cases)} cases.",
+        "Inputs are made up; the kinds come from public bug reports, public environment classes and recorded runs.",
+        f"Each row is a test; `python -m benchmarks.cases` runs them and writes this page. {len(cases)} cases.",
     ]
     for section in dict.fromkeys(case["section"] for case in cases):
         lines += ["", f"## {section[:1].upper()}{section[1:]}", "", "| input | before | now |", "|---|---|---|"]
