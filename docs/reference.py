@@ -312,7 +312,8 @@ def texts() -> dict[str, str]:
 def made_sections() -> dict[str, list[str]]:
     """Sections of the navigation that list whatever there is."""
     results = sorted(path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob("docs/results/*.md"))
-    return {"Results": results, "Plugins": [page for page in texts() if page.startswith("plugins/")]}
+    results.sort(key=lambda page: page != "results/index.md")  # the list of all results comes first
+    return {"Results": results, "Plugins": ["plugins.md", *(page for page in texts() if page.startswith("plugins/"))]}
 
 
 def on_config(config: Any) -> Any:
@@ -327,7 +328,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """mkdocs' hook: what a guide links in the top folder is a page beside it."""
     for source, target in TEXTS.items():
         markdown = markdown.replace(f"](../{source}", f"]({target}")
-    return markdown
+    return re.sub(r"\]\(\.\./(plugins/[\w-]+)\)", r"](\1.md)", markdown)
 
 
 def on_files(files: Any, config: Any) -> Any:

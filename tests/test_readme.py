@@ -17,14 +17,15 @@ from fate_trl.suites.checking import check_suite
 from fate_trl.types import Task, Trajectory
 
 README = Path(__file__).parent.parent / "README.md"
+THREE_ROWS = README.parent / "docs" / "tutorials" / "three-rows.md"
 
 
-def snippets(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+def snippets(language: str, page: Path = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
-def snippet(language: str, holding: str) -> str:
-    (found,) = [text for text in snippets(language) if holding in text]
+def snippet(language: str, holding: str, page: Path = README) -> str:
+    (found,) = [text for text in snippets(language, page) if holding in text]
     return found
 
 
@@ -56,9 +57,9 @@ def test_a_verifier_in_one_file(tmp_path, monkeypatch):
 
 def test_tasks_and_tools_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "shop.py").write_text(snippet("python", "class Shop"))
-    (tmp_path / "tasks.jsonl").write_text(snippet("json", "neighbour"))
-    recipe = yaml.safe_load(snippet("yaml", "Qwen3-1.7B"))
+    (tmp_path / "shop.py").write_text(snippet("python", "class Shop", THREE_ROWS))
+    (tmp_path / "tasks.jsonl").write_text(snippet("json", "neighbour", THREE_ROWS))
+    recipe = yaml.safe_load(snippet("yaml", "Qwen3-1.7B", THREE_ROWS))
     suite = plugins.load("suite", "jsonl", make_recipe(recipe).suites[0].args)
     found = check_suite(suite)
     assert found["tasks"] == {"benign": 1, "attacked": 1, "harmful": 1}
@@ -88,3 +89,13 @@ def test_make_targets_and_linked_files_exist():
     links = re.findall(r"\]\((?!http)([^)#]+)\)", text)
     assert links
     assert [link for link in links if not (root / link).exists()] == []
+
+
+def test_a_newcomer_reads_it_in_one_sitting():
+    assert len(README.read_bytes()) <= 7 * 1024
+
+
+def test_every_results_page_stands_in_the_index():
+    index = README.parent / "docs" / "results" / "index.md"
+    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", index.read_text(encoding="utf-8")))
+    assert linked == {page.name for page in index.parent.glob("*.md")} - {"index.md"}
