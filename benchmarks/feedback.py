@@ -22,7 +22,8 @@ import numpy as np
 from scipy import stats
 
 from fate_trl.ledger.directory import RunDirectory, seed_of
-from fate_trl.loop.rounds import Evolution, failures_of
+from fate_trl.loop.repairing import failures_of
+from fate_trl.loop.rounds import Evolution
 from fate_trl.plugins import load
 from fate_trl.recipe.schema import make_recipe
 from fate_trl.train import learner

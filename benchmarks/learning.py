@@ -45,7 +45,8 @@ import fate_trl
 from benchmarks.learning_methods import GROUPS, METHODS, REFERENCE, Json, Method
 from benchmarks.learning_page import HEADLINE, METRICS, fill, page, plot, summary
 from fate_trl.ledger.directory import Case, RunDirectory, round_dir
-from fate_trl.loop.rounds import Evolution, tokens_of_round
+from fate_trl.loop.counts import tokens_of_round
+from fate_trl.loop.rounds import Evolution
 from fate_trl.metrics import concerns as diagnosis
 from fate_trl.metrics import evaluate
 from fate_trl.recipe.schema import Recipe, find_recipe, make_recipe, override, read_values

@@ -34,7 +34,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from benchmarks import families
-from fate_trl.loop.rounds import Silent
+from fate_trl.loop.reporter import Silent
 from fate_trl.plugins import load
 from fate_trl.preflight import memory
 from fate_trl.recipe.schema import make_recipe

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from fate_trl.ledger.directory import Case, RunDirectory, seed_of
-from fate_trl.loop.rounds import Evolution, failures_of
+from fate_trl.loop.repairing import failures_of
+from fate_trl.loop.rounds import Evolution
 from fate_trl.metrics import evaluate
 from fate_trl.plugins import load
 from fate_trl.recipe.schema import load_recipe

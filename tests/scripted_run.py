@@ -7,7 +7,7 @@ import json
 import sys
 
 from fate_trl.ledger.directory import RunDirectory
-from fate_trl.loop.rounds import assemble
+from fate_trl.loop.assemble import assemble
 from fate_trl.recipe.schema import load_recipe
 from fate_trl.suites.scripted import ScriptedLearner
 

@@ -14,19 +14,12 @@ from fate_trl import plugins
 from fate_trl.choose.selectors import fate_trl_selectors
 from fate_trl.errors import ErrorBudgetExceeded, FateError
 from fate_trl.ledger.directory import RunDirectory
-from fate_trl.loop.rounds import (
-    Evolution,
-    Silent,
-    acceptable,
-    anchors,
-    assemble,
-    longest_first,
-    rows_of,
-    sample_tasks,
-    select,
-    tokens,
-    tokens_of_round,
-)
+from fate_trl.loop.assemble import assemble
+from fate_trl.loop.counts import tokens, tokens_of_round
+from fate_trl.loop.repairing import acceptable, anchors, rows_of, select
+from fate_trl.loop.reporter import Silent
+from fate_trl.loop.rounds import Evolution
+from fate_trl.loop.tasks import longest_first, sample_tasks
 from fate_trl.metrics import evaluate
 from fate_trl.process.stop import Stopped
 from fate_trl.recipe.schema import make_recipe, objectives_of

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from fate_trl.cli import progress
 from fate_trl.cli.progress import Events, Lines, Live, reporting
-from fate_trl.loop.rounds import Silent
+from fate_trl.loop.reporter import Silent
 from fate_trl.testing.hostile import HOSTILE
 from fate_trl.types import KINDS, Score, ScoreCard, Task, Trajectory
 

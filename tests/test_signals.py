@@ -12,7 +12,7 @@ SCRIPTED = """
 import os, sys, time
 from types import SimpleNamespace
 from fate_trl.cli import main, run
-from fate_trl.loop.rounds import assemble
+from fate_trl.loop.assemble import assemble
 from fate_trl.suites.scripted import ScriptedLearner
 
 class Slow(ScriptedLearner):

@@ -7,7 +7,7 @@ import pytest
 
 from fate_trl.errors import RecipeError
 from fate_trl.ledger.directory import RunDirectory, round_dir
-from fate_trl.loop.rounds import Silent
+from fate_trl.loop.reporter import Silent
 from fate_trl.loop.trackers import Tracking
 from fate_trl.recipe.schema import Recipe, make_recipe
 from fate_trl.testing.hostile import HOSTILE

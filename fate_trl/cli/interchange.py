@@ -16,7 +16,8 @@ from .. import __version__, interchange, plugins
 from ..errors import InterchangeError
 from ..interchange.records import numbered
 from ..ledger.directory import Case, RunDirectory, round_dir
-from ..loop.rounds import collect_summary, failures_of
+from ..loop.counts import collect_summary
+from ..loop.repairing import failures_of
 from ..recipe.schema import load_recipe
 from .console import AsJson, Sets, err, out, print_json, visible
 from .run import fresh

@@ -27,7 +27,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..ledger.directory import Case
-from ..loop.rounds import Reporter, Silent, tokens
+from ..loop.counts import tokens
+from ..loop.reporter import Reporter, Silent
 from ..metrics import evaluate
 from ..record import dumps
 from ..types import KINDS

@@ -18,7 +18,7 @@ from .. import plugins
 from ..errors import ErrorBudgetExceeded, RecipeError
 from ..ledger.directory import Case, RunDirectory, round_dir
 from ..ledger.scores import Scorer
-from ..loop.rounds import errors, measured
+from ..loop.counts import errors, measured
 from ..metrics import evaluate
 from ..recipe.schema import override
 from ..report.reading import Run

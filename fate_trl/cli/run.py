@@ -19,7 +19,7 @@ from rich.markup import escape
 from .. import __version__, interchange, plugins
 from ..errors import LedgerError, RecipeError
 from ..ledger.directory import RunDirectory
-from ..loop.rounds import Reporter
+from ..loop.reporter import Reporter
 from ..process import team
 from ..process.stop import Stopped
 from ..process.team import Deserted

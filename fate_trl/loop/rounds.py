@@ -8,14 +8,12 @@ records are the same as those of a run that was not.
 from __future__ import annotations
 
 import dataclasses
-import resource
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -27,191 +25,21 @@ from ..ledger.scores import Scorer
 from ..metrics import evaluate
 from ..process.bounded import Limits
 from ..process.stop import Stop
-from ..recipe.schema import ComponentRef, Recipe, objectives_of
+from ..recipe.schema import ComponentRef, Recipe
 from ..recipe.schema import Repair as RepairSettings
 from ..suites.scripted import ROLES, ScriptedPolicy, perform, script_for
-from ..types import KINDS, BufferRow, Failure, Repair, RolloutRequest, ScoreCard, Task, Trajectory, text_of
-from ..verify.loading import load as load_verifier
+from ..types import BufferRow, Failure, Repair, RolloutRequest, ScoreCard, Task, Trajectory
 from ..verify.scoring import spent
-
-
-class Reporter(Protocol):
-    """Who is told what goes on: the command line shows it, trackers keep it, tests count."""
-
-    def start(self, round: int, stage: str, total: int) -> None:
-        """A stage begins; `total` is its number of trajectories, 0 where there are none or training steps to come."""
-        ...
-
-    def expect(self, total: int) -> None:
-        """It has this many training steps."""
-        ...
-
-    def advance(self, amount: int = 1, cases: Sequence[Case] = (), log: Mapping[str, Any] | None = None) -> None:
-        """So many of them are done: a chunk, with its scored cases, or training steps, with what the trainer logged."""
-        ...
-
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """The stage is done and recorded; `summary` is its record in stages.jsonl, and its round."""
-        ...
-
-
-class Silent:
-    """Reports nothing."""
-
-    def start(self, round: int, stage: str, total: int) -> None: ...
-
-    def expect(self, total: int) -> None: ...
-
-    def advance(self, amount: int = 1, cases: Sequence[Case] = (), log: Mapping[str, Any] | None = None) -> None: ...
-
-    def finish(self, summary: Mapping[str, Any]) -> None: ...
-
-
-# ------------------------------------------------------------------------------------------------ pure parts
-
-
-def sample_tasks(tasks: Sequence[Task], count: int | None, rng: np.random.Generator) -> list[Task]:
-    """At most `count` tasks, spread evenly over the kinds that there are; what one kind lacks the others give."""
-    if count is None or count >= len(tasks):
-        return list(tasks)
-    pools = [[task for task in tasks if task.kind == kind] for kind in KINDS]
-    pools = [[pool[i] for i in rng.permutation(len(pool))] for pool in pools if pool]
-    chosen: list[Task] = []
-    while len(chosen) < count:
-        pools = [pool for pool in pools if pool]
-        chosen += [pool.pop() for pool in pools][: count - len(chosen)]
-    order = {(task.suite, task.id): index for index, task in enumerate(tasks)}
-    return sorted(chosen, key=lambda task: order[task.suite, task.id])
-
-
-def longest_first(tasks: Iterable[Task], suites: Mapping[str, Suite]) -> list[Task]:
-    """Tasks by the length of their prompts, so that those of one chunk are padded little; ours.
-
-    The length is that of the messages and of the tools' descriptions, in characters: near enough, and no tokenizer is
-    asked. The longest come first, because what does not fit into memory should show at once.
-    """
-
-    def length(task: Task) -> int:
-        tools = suites[task.suite].tools()
-        described = sum(len(tools[name].__doc__ or "") for name in task.tools if name in tools)
-        return described + sum(len(text_of(message)) for message in task.messages)
-
-    return sorted(tasks, key=length, reverse=True)
-
-
-def acceptable(failure: ScoreCard, candidate: ScoreCard, rule: str, floors: Mapping[str, float]) -> bool:
-    """Whether a candidate may enter the front (ours): the rule is the recipe's `repair.accept`."""
-    names = _applicable(failure)
-    if candidate.errors or names != _applicable(candidate):
-        return False  # what applies is the same for all tries of a task, and a front cannot compare otherwise
-    if rule == "random":  # `select` draws one of all that have scores
-        return True
-    if rule == "resolves":
-        return candidate.resolved
-    before, after = np.array(failure.vector(names)), np.array(candidate.vector(names))
-    if rule == "dominates":
-        return bool((after >= before).all() and (after > before).any())
-    return all(not candidate.vector([name])[0] < floor for name, floor in floors.items())
-
-
-def _applicable(card: ScoreCard) -> list[str]:
-    """Objectives that have a value, sorted."""
-    return sorted(name for name, score in card.scores.items() if score.value is not None)
-
-
-def select(
-    failure: Failure,
-    candidates: Sequence[Case],
-    selector: ParetoSelector,
-    objectives: Sequence[str],
-    accept: str,
-    floors: Mapping[str, float],
-    rng: np.random.Generator,
-) -> Repair:
-    """Drop what is not acceptable, take the Pareto front, pick one of it."""
-    accepted = [i for i, (_, card) in enumerate(candidates) if acceptable(failure.card, card, accept, floors)]
-    if accept == "random" and accepted:
-        accepted = [int(rng.choice(accepted))]
-    scores_K_M = np.array([candidates[i][1].vector(objectives) for i in accepted]).reshape(
-        len(accepted), len(objectives)
-    )
-    choice = selector.choose(scores_K_M, objectives=objectives, rng=rng) if accepted else None
-    return Repair(
-        failure=failure,
-        candidates=tuple(trajectory for trajectory, _ in candidates),
-        cards=tuple(card for _, card in candidates),
-        accepted=tuple(accepted),
-        front=tuple(accepted[i] for i in choice.front) if choice else (),
-        chosen=accepted[choice.index] if choice else None,
-        decided_by=choice.decided_by if choice else "",
-    )
-
-
-def row_of(trajectory: Trajectory, source: str, round: int, prompt: Trajectory | None = None) -> BufferRow:
-    """A trajectory as a buffer row: the tokens as sampled, or the messages where prompt or reply were not sampled here.
-
-    Args:
-        trajectory: What to learn.
-        source: "repair", "anchor" or "oracle".
-        round: Round that made it.
-        prompt: Condition on this trajectory's prompt instead of its own.
-    """
-    given = prompt or trajectory
-    common: dict[str, Any] = {
-        "source": source,
-        "suite": trajectory.task.suite,
-        "task": trajectory.task.id,
-        "round": round,
-    }
-    if trajectory.completion_ids and given.prompt_ids:  # a recorded failure's prompt has no tokens of this model
-        return BufferRow(
-            **common,
-            prompt_ids=given.prompt_ids,
-            completion_ids=trajectory.completion_ids,
-            policy_mask=trajectory.policy_mask,
-        )
-    return BufferRow(
-        **common,
-        messages=given.prompt + trajectory.messages,
-        loss_from=len(given.prompt),
-        tools=trajectory.task.tools,
-    )
-
-
-def rows_of(repair: Repair, target: str, round: int) -> list[BufferRow]:
-    """Buffer rows of a repair: conditioned on the repair prompt, on the plain task, or both.
-
-    A prompt that merely continues the plain task (a resumed or resampled try) is a plain one already.
-    """
-    if repair.chosen is None:
-        return []
-    chosen, plain = repair.candidates[repair.chosen], repair.failure.trajectory
-    if chosen.prompt[: len(plain.prompt)] == plain.prompt:
-        return [row_of(chosen, "repair", round)]
-    both = {"repair": [row_of(chosen, "repair", round)], "plain": [row_of(chosen, "repair", round, prompt=plain)]}
-    return both["repair"] + both["plain"] if target == "both" else both[target]
-
-
-def anchors(cases: Sequence[Case], count: int, round: int, rng: np.random.Generator) -> list[BufferRow]:
-    """Up to `count` passing first tries, spread evenly over the kinds."""
-    passing = {(t.task.suite, t.task.id, t.attempt): t for t, card in cases if card.resolved}
-    by_task = {(t.task.suite, t.task.id): t for t in passing.values()}
-    tasks = sample_tasks([t.task for t in by_task.values()], count, rng)
-    return [row_of(by_task[task.suite, task.id], "anchor", round) for task in tasks]
-
-
-def peak_memory() -> dict[str, float]:
-    """Most memory, in MB, that this process has held so far; a later stage that needs less repeats the figure."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return {"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
-
-
-# ------------------------------------------------------------------------------------------------ the run
+from .counts import collect_summary, errors, measured, peak_memory, repair_summary, tokens, tokens_of_round
+from .policies import load_policy, save_policy, tidy
+from .repairing import anchors, failures_of, row_of, rows_of, select, selection
+from .reporter import Reporter, Silent
+from .tasks import longest_first, sample_tasks
 
 
 @dataclass
 class Evolution:
-    """One run of a recipe. Build it with `build` in stages.py or endpoint.py, or by hand with a scripted learner.
+    """One run of a recipe; `build` of train.learner or serve.endpoint makes it, or a test with a scripted learner.
 
     Attributes:
         recipe: What was asked.
@@ -285,18 +113,18 @@ class Evolution:
         if done is None:
             trained = "save" in stages
             if trained:
-                self._tidy(round)
-            self._load_policy(accepted)
+                tidy(self.run, round)
+            load_policy(self.learner, self.run, accepted)
             collected, buffer = self._repaired(round, accepted)
             if self.recipe.sft is not None and buffer:
                 self._train(round, "sft", lambda seed, scratch: self.learner.sft(buffer, seed, "sft", scratch))
             if self.recipe.pfpo is not None:
                 requests = self._pfpo_requests(round, collected)
                 self._train(round, "pfpo", lambda seed, scratch: self.learner.pfpo(requests, seed, scratch))
-            self._stage(round, "save", 0, lambda: self._save_policy(round))
-            self._tidy(round)
+            self._stage(round, "save", 0, lambda: save_policy(self.learner, self.run, f"{round_dir(round)}/policy"))
+            tidy(self.run, round)
             if trained:
-                self._load_policy(round)
+                load_policy(self.learner, self.run, round)
             self._evaluate(round, "validation")
             self._evaluate(round, "test")
             done = self._accept(round, accepted)
@@ -324,7 +152,7 @@ class Evolution:
             raise self.run.damaged(name, f"{len(cases)} of the {recorded} trajectories of {stage} are there")
         return cases
 
-    def _stage(self, round: int, name: str, total: int, work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    def _stage(self, round: int, name: str, total: int, work: Callable[[], Mapping[str, Any] | None]) -> dict[str, Any]:
         """Do a stage once, and record that it is done, with its summary and seconds and memory."""
         done = self._done(round).get(name)
         if done is not None:
@@ -332,8 +160,7 @@ class Evolution:
         self.stop.check()
         self.reporter.start(round, name, total)
         start = time.perf_counter()
-        summary = dict(work())
-        record = {"stage": name, **summary, "seconds": time.perf_counter() - start, **self.memory()}
+        record = {"stage": name, **(work() or {}), "seconds": time.perf_counter() - start, **self.memory()}
         judging = spent([*self.verifiers, *self.held_out])
         record |= {"judging": judging} if judging else {}
         self.run.append(f"{round_dir(round)}/stages.jsonl", [record])
@@ -349,8 +176,7 @@ class Evolution:
 
         def train() -> Mapping[str, Any]:
             summary = work(seed_of(self.recipe.seed, round, name), str(scratch))
-            with self.run.replacing(folder) as path:
-                self.learner.save(str(path))
+            save_policy(self.learner, self.run, folder)
             return summary
 
         if name not in self._done(round):
@@ -358,26 +184,6 @@ class Evolution:
         elif (self.run.path / folder).is_dir():
             self.learner.load(str(self.run.path / folder))
         shutil.rmtree(scratch, ignore_errors=True)
-
-    def _save_policy(self, round: int) -> Mapping[str, Any]:
-        with self.run.replacing(f"{round_dir(round)}/policy") as path:
-            self.learner.save(str(path))
-        return {}
-
-    def _tidy(self, round: int) -> None:
-        """Remove what the training stages left; only once the save is recorded, or a resumed run would miss it."""
-        for folder in (self.run.path / round_dir(round)).glob("after-*"):
-            shutil.rmtree(folder)
-
-    def _load_policy(self, round: int) -> None:
-        """The policy of an accepted round; round 0 is the model as given, or its warm start."""
-        folders = [f"{round_dir(round)}/policy", f"{round_dir(round)}/after-warm_start", f"{round_dir(round)}/base"]
-        for folder in folders:
-            if (self.run.path / folder).is_dir():
-                self.learner.load(str(self.run.path / folder))
-                return
-        with self.run.replacing(f"{round_dir(0)}/base") as path:
-            self.learner.save(str(path))
 
     # -------------------------------------------------------------------------------------------- rolling out
 
@@ -539,7 +345,7 @@ class Evolution:
             cases = self._roll(round, "repairs", "repair", requests)
             repairs.extend(self._select(failures, cases, rng))
             self.run.write_text(f"{round_dir(round)}/selections.jsonl", "")
-            self.run.append(f"{round_dir(round)}/selections.jsonl", map(_selection, repairs))
+            self.run.append(f"{round_dir(round)}/selections.jsonl", map(selection, repairs))
             return {**repair_summary(repairs), **tokens(cases)}
 
         self._stage(round, "repair", len(requests), work)
@@ -670,119 +476,3 @@ class Evolution:
         rows = [row for round in range(self.recipe.rounds + 1) for row in self._rows(round)]
         self.run.write_json("metrics.json", {"schema": 1, "rows": rows})
         return rows
-
-
-def measured(stage: str, round: int, *, warm_start: bool, rounds: int) -> tuple[str, str]:
-    """(split, policy) that an evaluation stage measured; the policy has no round's name before the first round."""
-    _, split, *policy = stage.split("-", 2)
-    untrained = "warm-start" if warm_start else "base" if rounds else "model"  # "model": a run that only evaluates
-    return split, policy[0] if policy else f"round-{round}" if round else untrained
-
-
-def assemble(
-    recipe: Recipe,
-    run: RunDirectory,
-    make_learner: Callable[[Mapping[str, Suite], list[Any], Any], Any],
-    reporter: Reporter | None = None,
-) -> Evolution:
-    """A recipe's run with its components loaded; `make_learner` gets the suites, the verifiers and the selector."""
-    suites = {reference.name: plugins.load("suite", reference.name, reference.args) for reference in recipe.suites}
-    verifiers = [load_verifier(reference.name, reference.args) for reference in recipe.verifiers]
-    selector = plugins.load("selector", recipe.selector.name, recipe.selector.args)
-    strategy = chooser = None
-    named = [*recipe.suites, *recipe.verifiers, *recipe.evaluation.verifiers, recipe.selector]
-    if recipe.repair is not None:
-        wanted, by = recipe.repair.strategy, recipe.repair.selector or recipe.selector
-        strategy = plugins.load("repair", wanted.name, wanted.args)
-        chooser = plugins.load("selector", by.name, by.args)
-        named += [wanted, by]
-    held_out = [load_verifier(reference.name, reference.args) for reference in recipe.evaluation.verifiers]
-    return Evolution(
-        recipe=recipe,
-        suites=suites,
-        verifiers=verifiers,
-        held_out=held_out,
-        repair=strategy,
-        selector=chooser or selector,
-        learner=make_learner(suites, verifiers, selector),
-        run=run,
-        objectives=objectives_of(recipe, verifiers),
-        reporter=reporter or Silent(),
-        observers=plugins.observers(sorted({plugins.split_name(reference.name)[0] for reference in named})),
-    )
-
-
-def failures_of(cases: Iterable[Case]) -> list[Failure]:
-    """Scored trajectories below a pass mark; errors are no failures."""
-    return [
-        Failure(trajectory, card)
-        for trajectory, card in cases
-        if not evaluate.is_error((trajectory, card)) and card.failed
-    ]
-
-
-def tokens(cases: Iterable[Case]) -> dict[str, int]:
-    """Tokens of rollouts: read by the policy (prompts and tool results, each once), and sampled by it.
-
-    By an endpoint's own count where it sampled.
-    """
-    prompt = sampled = 0
-    for trajectory, _ in cases:
-        usage, own = trajectory.data.get("usage", {}), sum(trajectory.policy_mask)
-        prompt += len(trajectory.prompt_ids) + len(trajectory.policy_mask) - own or usage.get("prompt_tokens", 0)
-        sampled += own or usage.get("completion_tokens", 0)
-    return {"prompt_tokens": prompt, "sampled_tokens": sampled}
-
-
-def tokens_of_round(stages: Mapping[str, Mapping[str, Any]]) -> int:
-    """Tokens of a round's stages by name: read, sampled and trained on, evaluation on the test split aside."""
-    counted = ("prompt_tokens", "sampled_tokens", "trained_tokens")
-    used = [record for name, record in stages.items() if not name.startswith("eval-test")]
-    return sum(record.get(key) or 0 for record in used for key in counted)
-
-
-def errors(cases: Sequence[Case]) -> dict[str, Any]:
-    """Infrastructure errors of a stage's rollouts: how many trajectories, and how many for each `types.Cause`."""
-    return {"errors": sum(map(evaluate.is_error, cases)), "causes": evaluate.causes(cases)}
-
-
-def collect_summary(cases: Sequence[Case]) -> dict[str, Any]:
-    """Counts of a collect stage."""
-    return {
-        "trajectories": len(cases),
-        "failures": len(failures_of(cases)),
-        "resolved": sum(card.resolved for _, card in cases),
-        **errors(cases),
-        **tokens(cases),
-    }
-
-
-def repair_summary(repairs: Sequence[Repair]) -> dict[str, Any]:
-    """Counts of a repair stage. Chosen candidates that are not resolved are counted apart: they must not slip in."""
-    chosen = [(repair, repair.chosen) for repair in repairs if repair.chosen is not None]
-    decided: dict[str, int] = {}
-    for repair, _ in chosen:
-        decided[repair.decided_by] = decided.get(repair.decided_by, 0) + 1
-    return {
-        "failures": len(repairs),
-        "candidates": sum(len(repair.candidates) for repair in repairs),
-        "candidates_resolved": sum(card.resolved for repair in repairs for card in repair.cards),
-        "candidates_accepted": sum(len(repair.accepted) for repair in repairs),
-        **errors([case for repair in repairs for case in zip(repair.candidates, repair.cards, strict=True)]),
-        "repaired": len(chosen),
-        "chosen_not_resolved": sum(not repair.cards[index].resolved for repair, index in chosen),
-        "decided_by": decided,
-    }
-
-
-def _selection(repair: Repair) -> dict[str, Any]:
-    """A repair as a record; its trajectories stand in rollouts.jsonl and repairs.jsonl, and are named by key."""
-    return {
-        "failure": list(repair.failure.trajectory.key),
-        "failed": list(repair.failure.card.failed),
-        "candidates": [list(trajectory.key) for trajectory in repair.candidates],
-        "accepted": list(repair.accepted),
-        "front": list(repair.front),
-        "chosen": repair.chosen,
-        "decided_by": repair.decided_by,
-    }

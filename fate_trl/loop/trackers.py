@@ -21,7 +21,7 @@ from ..metrics import evaluate
 from ..recipe.schema import Recipe
 from ..record import stable_hash
 from ..types import Trajectory, text_of, visible
-from .rounds import Reporter
+from .reporter import Reporter
 
 SAMPLES = 8
 """Repairs in a table (ours): enough to see what kind they are."""

@@ -24,7 +24,8 @@ import numpy as np
 from .. import plugins
 from ..errors import FateError, RecipeError
 from ..ledger.directory import RunDirectory
-from ..loop.rounds import failures_of, row_of, sample_tasks
+from ..loop.repairing import failures_of, row_of
+from ..loop.tasks import sample_tasks
 from ..recipe.schema import EMBEDDED, SMOLLM2, Recipe, generation, hub_id
 from ..suites.scripted import perform, script_for
 from ..train import templates

@@ -26,7 +26,7 @@ import yaml
 
 from ..errors import LedgerError, RecipeError
 from ..ledger.directory import Case, round_dir
-from ..loop.rounds import measured
+from ..loop.counts import measured
 from ..suites.scripted import ROLES
 from ..types import ScoreCard, Trajectory
 

@@ -22,7 +22,9 @@ from typing_extensions import TypedDict  # pydantic's; the standard one lacks wh
 from ..errors import ToolError
 from ..hookspecs import Suite
 from ..ledger.directory import RunDirectory
-from ..loop.rounds import Evolution, Reporter, assemble
+from ..loop.assemble import assemble
+from ..loop.reporter import Reporter
+from ..loop.rounds import Evolution
 from ..recipe.schema import Recipe
 from ..record import stable_hash
 from ..suites.episodes import Recorder, toolset

@@ -39,7 +39,10 @@ from trl import SFTConfig, SFTTrainer
 from ..errors import FateError, LedgerError, RecipeError
 from ..hookspecs import Suite
 from ..ledger.directory import RunDirectory, flush
-from ..loop.rounds import Evolution, Reporter, Silent, assemble, peak_memory
+from ..loop.assemble import assemble
+from ..loop.counts import peak_memory
+from ..loop.reporter import Reporter, Silent
+from ..loop.rounds import Evolution
 from ..process.stop import ECHO, SIGNALS, Stop
 from ..process.team import Led, Team
 from ..process.team import follow as follow_main

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fate_trl.ledger.directory import RunDirectory
-from fate_trl.loop.rounds import Evolution, assemble
+from fate_trl.loop.assemble import assemble
+from fate_trl.loop.rounds import Evolution
 from fate_trl.metrics import evaluate
 from fate_trl.recipe.schema import load_recipe, make_recipe
 from fate_trl.suites.scripted import ScriptedLearner

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fate_trl.ledger.directory import RunDirectory
-from fate_trl.loop.rounds import Evolution, assemble
+from fate_trl.loop.assemble import assemble
+from fate_trl.loop.rounds import Evolution
 from fate_trl.recipe.schema import Recipe
 from fate_trl.suites.scripted import ScriptedLearner
 

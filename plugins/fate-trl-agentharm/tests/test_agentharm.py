@@ -27,7 +27,8 @@ from transformers.utils import get_json_schema
 from fate_trl import plugins
 from fate_trl.errors import FateError, SuiteError, ToolError
 from fate_trl.ledger.directory import RunDirectory
-from fate_trl.loop.rounds import Evolution, Silent
+from fate_trl.loop.reporter import Silent
+from fate_trl.loop.rounds import Evolution
 from fate_trl.metrics import evaluate
 from fate_trl.recipe.schema import make_recipe, objectives_of
 from fate_trl.suites.episodes import Recorder

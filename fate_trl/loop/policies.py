@@ -1,0 +1,30 @@
+"""The policies that a run saves: one per round, and one after each training stage until its round is saved."""
+
+from __future__ import annotations
+
+import shutil
+
+from ..hookspecs import Learner
+from ..ledger.directory import RunDirectory, round_dir
+
+
+def save_policy(learner: Learner, run: RunDirectory, folder: str) -> None:
+    """Save the policy as it is, so that the folder is either the old one or the new one."""
+    with run.replacing(folder) as path:
+        learner.save(str(path))
+
+
+def load_policy(learner: Learner, run: RunDirectory, round: int) -> None:
+    """Load the policy of an accepted round; round 0 is the model as given, or its warm start."""
+    folders = [f"{round_dir(round)}/policy", f"{round_dir(round)}/after-warm_start", f"{round_dir(round)}/base"]
+    for folder in folders:
+        if (run.path / folder).is_dir():
+            learner.load(str(run.path / folder))
+            return
+    save_policy(learner, run, f"{round_dir(0)}/base")
+
+
+def tidy(run: RunDirectory, round: int) -> None:
+    """Remove what the training stages left; only once the save is recorded, or a resumed run would miss it."""
+    for folder in (run.path / round_dir(round)).glob("after-*"):
+        shutil.rmtree(folder)
