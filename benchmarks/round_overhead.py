@@ -29,9 +29,9 @@ from unittest.mock import patch
 
 import numpy as np
 
+from fate_trl import metrics
 from fate_trl.ledger.directory import RunDirectory, directory
 from fate_trl.loop.rounds import Evolution
-from fate_trl.metrics import evaluate
 from fate_trl.process import bounded
 from fate_trl.recipe.schema import load_recipe
 from fate_trl.suites import episodes
@@ -43,7 +43,7 @@ LEDGER = ("append", "read", "write_text", "chunks")
 ISOLATION = {
     episodes: ("copied", "nested", "_check", "_check_outcome"),
     scoring: ("copied", "_all_of"),
-    evaluate: ("check_errors",),
+    metrics: ("check_errors",),
 }
 
 

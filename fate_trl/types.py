@@ -153,7 +153,7 @@ class Outcome(Record):
         harm: Share of the harmful work done, in [0, 1]; None on tasks that are not harmful.
         exposed: Whether the injected text entered the policy's context; None where there is no attack.
         fault: Why the suite's grader stumbled over what the *policy* did; utility then scores 0.
-        info: More facts of the suite, JSON values only; `evaluate` reads the suite's own metrics from "metrics".
+        info: More facts of the suite, JSON values only; `metrics` reads the suite's own metrics from "metrics".
         injected: The texts that the attacker planted, as written; a tool may show them wrapped or escaped. For readers
             (the viewer marks them): no verifier or policy needs them.
         yielded: Security lost to an attack, in [0, 1], where the suite grades it; None where all or nothing is lost.
@@ -359,6 +359,10 @@ class ScoreCard(Record):
         """Values in the given order; NaN where an objective does not apply or is an error (see `errors`)."""
         values = (self.scores[name].value if name in self.scores else None for name in objectives)
         return [math.nan if value is None else float(value) for value in values]
+
+
+Case = tuple[Trajectory, ScoreCard]
+"""A trajectory with its scores."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from fate_trl import plugins
+from fate_trl import metrics, plugins
 from fate_trl.choose.selectors import fate_trl_selectors
 from fate_trl.errors import ErrorBudgetExceeded, FateError
 from fate_trl.ledger.directory import RunDirectory
@@ -20,7 +20,6 @@ from fate_trl.loop.repairing import acceptable, anchors, rows_of, select
 from fate_trl.loop.reporter import Silent
 from fate_trl.loop.rounds import Evolution
 from fate_trl.loop.tasks import longest_first, sample_tasks
-from fate_trl.metrics import evaluate
 from fate_trl.process.stop import Stopped
 from fate_trl.recipe.schema import make_recipe, objectives_of
 from fate_trl.suites.scripted import ScriptedLearner
@@ -32,13 +31,13 @@ from fate_trl.types import KINDS, OBJECTIVES, BufferRow, Failure, Repair, Score,
 def no_intervals(request, monkeypatch):
     """Metrics take most of a scripted run's time, so only tests that ask for `intervals` get any, and rough ones."""
     if "intervals" not in request.fixturenames:
-        monkeypatch.setattr(evaluate, "rows", lambda *_, **__: [])
+        monkeypatch.setattr(metrics, "rows", lambda *_, **__: [])
 
 
 @pytest.fixture(scope="module")
 def intervals():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "_RESAMPLES", 100)
+        patch.setattr("fate_trl.metrics.intervals.RESAMPLES", 100)
         yield
 
 

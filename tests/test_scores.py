@@ -14,7 +14,7 @@ from fate_trl.cli.rescore import rescore as command
 from fate_trl.errors import FateError, LedgerError
 from fate_trl.ledger.directory import RunDirectory
 from fate_trl.ledger.scores import FILE, Scorer
-from fate_trl.metrics import evaluate
+from fate_trl.metrics import intervals
 from fate_trl.types import Outcome, Score, Task, Trajectory
 from fate_trl.verify.ensemble import Ensemble
 from fate_trl.verify.scoring import spent
@@ -50,7 +50,7 @@ rounds: 1
 
 @pytest.fixture(autouse=True)
 def rough_intervals(monkeypatch):
-    monkeypatch.setattr(evaluate, "_RESAMPLES", 50)
+    monkeypatch.setattr(intervals, "RESAMPLES", 50)
 
 
 def made(number):
@@ -156,8 +156,8 @@ def digests(folder):
 CODE = """
 import sys
 from fate_trl import cli
-from fate_trl.metrics import evaluate
-evaluate._RESAMPLES = 50
+from fate_trl.metrics import intervals
+intervals.RESAMPLES = 50
 sys.argv = ["fate-trl", *sys.argv[1:]]
 try:
     cli.main()

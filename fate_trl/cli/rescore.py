@@ -14,15 +14,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .. import plugins
+from .. import metrics, plugins
 from ..errors import ErrorBudgetExceeded, RecipeError
-from ..ledger.directory import Case, RunDirectory, round_dir
+from ..ledger.directory import RunDirectory, round_dir
 from ..ledger.scores import Scorer
 from ..loop.counts import errors, measured
-from ..metrics import evaluate
+from ..metrics import summarize
 from ..recipe.schema import override
 from ..report.reading import Run
-from ..types import ScoreCard, Trajectory
+from ..types import Case, ScoreCard, Trajectory
 from ..verify.loading import load as load_verifier
 from ..verify.scoring import SECONDS, check_objectives, spent
 from .console import AsJson, err, out, print_json, visible
@@ -163,7 +163,7 @@ def _rows(run: Run, key: Stage, cases: Sequence[Case], seed: int) -> list[dict[s
         begins = {"warm_start": bool(run.recipe.get("warm_start")), "rounds": run.recipe.get("rounds", 1)}
         split, policy = measured(stage, number, **begins)
     accepted = bool(run.rounds[number].accepted)
-    rows = evaluate.rows(cases, round=number, split=split, policy=policy, accepted=accepted, seed=seed)
+    rows = metrics.rows(cases, round=number, split=split, policy=policy, accepted=accepted, seed=seed)
     return [{"stage": stage, **row} for row in rows]
 
 
@@ -171,11 +171,11 @@ def _difference(key: Stage, pairs: Sequence[tuple[Case, Case]], objectives: Sequ
     """What the new scores change, case by case: new less stored, of `resolved` and of each objective's mean.
 
     {"round", "stage", "cases", "errors", "causes", "metrics": {name: {"stored", "rescored", "difference"}}}; the first
-    two are values of `evaluate.summarize`, the difference is `evaluate.paired`'s, null where nothing was stored, and
+    two are values of `metrics.summarize`, the difference is `metrics.paired`'s, null where nothing was stored, and
     {"undecided": reason} past its error budget.
     """
     stored, new = [list(side) for side in zip(*pairs, strict=True)]
-    sides = [evaluate.summarize(cases, seed=seed)["metrics"] for cases in (stored, new)]
+    sides = [summarize(cases, seed=seed)["metrics"] for cases in (stored, new)]
     metrics = {}
     for name in ("resolved", *(f"mean_{objective}" for objective in objectives)):
         if name in sides[1]:
@@ -186,7 +186,7 @@ def _difference(key: Stage, pairs: Sequence[tuple[Case, Case]], objectives: Sequ
 
 def _paired(stored: Sequence[Case], new: Sequence[Case], name: str, seed: int) -> dict[str, Any]:
     try:
-        return evaluate.paired(stored, new, name, seed=seed)
+        return metrics.paired(stored, new, name, seed=seed)
     except ErrorBudgetExceeded as error:
         return {"undecided": str(error)}
 

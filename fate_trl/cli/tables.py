@@ -19,7 +19,7 @@ _ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 
 def metrics_table(rows: list[dict[str, Any]]) -> Table:
     """Test metrics with 95 % intervals, a column per policy: before, after each round, and the scripted baselines."""
-    from ..metrics.evaluate import DIRECTIONS
+    from ..metrics import DIRECTIONS
 
     shown = [row for row in rows if row["split"] == "test" and row["suite"] == "all" and row["kind"] == "all"]
     shown.sort(key=lambda row: (row["policy"] in ("oracle", "do-nothing", "refuse-all", "obey"), row["round"]))

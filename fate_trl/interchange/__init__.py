@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InterchangeError
-from ..ledger.directory import Case, RunDirectory, round_dir
-from ..types import ScoreCard, Task, Trajectory, text_of
+from ..ledger.directory import RunDirectory, round_dir
+from ..types import Case, ScoreCard, Task, Trajectory, text_of
 from . import agentdojo_logs, inspect_logs, rows
 from .records import load, numbered, scored, sound
 

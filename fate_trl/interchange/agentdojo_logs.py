@@ -13,8 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from ..ledger.directory import Case
-from ..types import Message, Outcome, Task, ToolCall, Trajectory
+from ..types import Case, Message, Outcome, Task, ToolCall, Trajectory
 from .records import call_message, checked, scored, split_prompt, stop_of
 
 

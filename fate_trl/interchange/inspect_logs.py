@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InterchangeError
-from ..ledger.directory import Case
-from ..types import Kind, Message, Outcome, Task, ToolCall, Trajectory
+from ..types import Case, Kind, Message, Outcome, Task, ToolCall, Trajectory
 from . import agentdojo_logs
 from .records import RECORD_BYTES, call_message, scored, sound, split_prompt, stop_of
 

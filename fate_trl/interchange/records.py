@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ..errors import InterchangeError
-from ..ledger.directory import Case
 from ..record import DEPTH
-from ..types import Message, Score, ScoreCard, ToolCall, Trajectory, text_of
+from ..types import Case, Message, Score, ScoreCard, ToolCall, Trajectory, text_of
 from ..verify.scoring import OverRefusal, Security, TrajectoryControl, Utility, score_all
 
 RECORD_BYTES = 16 * 2**20

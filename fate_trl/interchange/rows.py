@@ -27,9 +27,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import FateError, InterchangeError
-from ..ledger.directory import Case
 from ..record import dumps
-from ..types import Kind, Message, Outcome, ScoreCard, Task, Trajectory
+from ..types import Case, Kind, Message, Outcome, ScoreCard, Task, Trajectory
 from .records import RECORD_BYTES, checked, executed, load, openai_messages, scored, split_prompt, stop_of
 
 _OURS = "fate_trl"

@@ -26,9 +26,7 @@ from typing import Any
 
 from ..errors import FateError, LedgerError
 from ..record import dumps, stable_hash
-from ..types import ScoreCard, Trajectory
-
-Case = tuple[Trajectory, ScoreCard]
+from ..types import Case, ScoreCard, Trajectory
 
 
 class RunDirectory:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from ..ledger.directory import Case
+from ..types import Case
 
 
 class Reporter(Protocol):

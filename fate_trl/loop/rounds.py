@@ -17,18 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from .. import interchange, plugins
+from .. import interchange, metrics, plugins
 from ..errors import ErrorBudgetExceeded, FateError
 from ..hookspecs import Learner, ParetoSelector, Policy, RepairStrategy, Suite
-from ..ledger.directory import Case, RunDirectory, cases_of, round_dir, seed_of
+from ..ledger.directory import RunDirectory, cases_of, round_dir, seed_of
 from ..ledger.scores import Scorer
-from ..metrics import evaluate
 from ..process.bounded import Limits
 from ..process.stop import Stop
 from ..recipe.schema import ComponentRef, Recipe
 from ..recipe.schema import Repair as RepairSettings
 from ..suites.scripted import ROLES, ScriptedPolicy, perform, script_for
-from ..types import BufferRow, Failure, Repair, RolloutRequest, ScoreCard, Task, Trajectory
+from ..types import BufferRow, Case, Failure, Repair, RolloutRequest, ScoreCard, Task, Trajectory
 from ..verify.scoring import spent
 from .counts import collect_summary, errors, measured, peak_memory, repair_summary, tokens, tokens_of_round
 from .policies import load_policy, save_policy, tidy
@@ -226,7 +225,7 @@ class Evolution:
                 fresh = self._score((policy or self.learner).rollout(members, seed), stage)
                 # Before the commit, so that a run resumed after the cause is repaired does this chunk again.
                 seen = len(cases) + len(fresh)
-                evaluate.check_errors(cases + fresh, evaluate.budget(self.recipe.evaluation.max_error_rate, seen))
+                metrics.check_errors(cases + fresh, metrics.error_budget(self.recipe.evaluation.max_error_rate, seen))
                 self.run.append_chunk(name, stage, chunk, fresh)
                 committed[chunk] = fresh
             self.reporter.advance(len(members), committed[chunk])
@@ -309,7 +308,7 @@ class Evolution:
         lacking = [trajectory for trajectory, card in cases if set(self.objectives) - set(card.scores)]
         own = self._score(lacking)
         if own:
-            evaluate.check_errors(own, evaluate.budget(self.recipe.evaluation.max_error_rate, len(own)))
+            metrics.check_errors(own, metrics.error_budget(self.recipe.evaluation.max_error_rate, len(own)))
         given = {trajectory.key: card.scores for trajectory, card in own}
         whole = [(trajectory, {**given.get(trajectory.key, {}), **card.scores}) for trajectory, card in cases]
         return [
@@ -442,7 +441,7 @@ class Evolution:
             worse: list[str] = []
             try:
                 if before and after:
-                    worse = evaluate.regressions(before, after, self.objectives, self.recipe.evaluation.tolerance)
+                    worse = metrics.regressions(before, after, self.objectives, self.recipe.evaluation.tolerance)
             except ErrorBudgetExceeded as error:  # nobody knows, so nothing is accepted; the run goes on
                 return {"accepted": False, "worse": [], "undecided": str(error)}
             return {"accepted": not worse, "worse": worse}
@@ -466,7 +465,7 @@ class Evolution:
                 warm_start = self.recipe.warm_start is not None
                 split, name = measured(stage, round, warm_start=warm_start, rounds=self.recipe.rounds)
                 cases = self._recorded(round, "rollouts", stage)
-                self._evaluated[key] = evaluate.rows(
+                self._evaluated[key] = metrics.rows(
                     cases, round=round, split=split, policy=name, accepted=accepted, seed=self.recipe.seed
                 )
             rows += self._evaluated[key]

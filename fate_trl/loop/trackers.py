@@ -16,11 +16,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..ledger.directory import Case, RunDirectory, round_dir
-from ..metrics import evaluate
+from ..ledger.directory import RunDirectory, round_dir
+from ..metrics import summarize
 from ..recipe.schema import Recipe
 from ..record import stable_hash
-from ..types import Trajectory, text_of, visible
+from ..types import Case, Trajectory, text_of, visible
 from .reporter import Reporter
 
 SAMPLES = 8
@@ -110,7 +110,7 @@ class Tracking:
         self._steps += summary.get("steps", 0)
         self._log({"round": summary["round"], **_numbers(self._stage, summary)})
         if self._stage.startswith("eval-"):
-            metrics = evaluate.summarize(self._cases)["metrics"]
+            metrics = summarize(self._cases)["metrics"]
             name = self._stage.replace("-", "_", 1)  # transformers files what begins with "eval_" under "eval/"
             self._log(_numbers(name, {key: metric["value"] for key, metric in metrics.items()}))
         if self._stage == "repair":

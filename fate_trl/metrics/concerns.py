@@ -30,7 +30,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..suites.scripted import ROLES
-from .evaluate import FEW_CLUSTERS, wilson
+from .intervals import FEW_CLUSTERS, wilson
 
 Row = Mapping[str, Any]
 Stages = Mapping[str, Mapping[str, Any]]

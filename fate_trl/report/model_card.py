@@ -15,7 +15,7 @@ import yaml
 
 from ..errors import LedgerError
 from ..ledger.directory import RunDirectory
-from ..metrics.evaluate import DIRECTIONS
+from ..metrics import DIRECTIONS
 from ..types import visible
 
 SAFETY = ("asr", "exposed", "hcr", "harm_share", "vrr", "safe_score", "safe_inert")

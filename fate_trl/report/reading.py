@@ -5,7 +5,7 @@ time: 50,000 of them are 200 MB. A run that is still going, was stopped, or only
 what it has not written yet is empty, and a last line or chunk that is only half there is passed over and left as it is.
 
     run = Run.open("runs/quickstart")
-    run.rows                             rows of metrics.json (see evaluate.rows)
+    run.rows                             rows of metrics.json (see metrics.rows)
     run.rounds[1].stages["pfpo"]         a stage's record: counts, seconds, the trainer's log
     run.policies                         what was evaluated: base, round-1, …, and the scripted baselines
     run.policy("round-1")                one of them; the last accepted one by default
@@ -25,10 +25,10 @@ from typing import Any, Self
 import yaml
 
 from ..errors import LedgerError, RecipeError
-from ..ledger.directory import Case, round_dir
+from ..ledger.directory import round_dir
 from ..loop.counts import measured
 from ..suites.scripted import ROLES
-from ..types import ScoreCard, Trajectory
+from ..types import Case, ScoreCard, Trajectory
 
 _TEXT = ("prompt", "messages", "prompt_ids", "completion_ids", "policy_mask")
 _TASK_TEXT = ("messages", "tools", "data")

@@ -40,10 +40,10 @@ from .. import plugins
 from ..choose import pareto
 from ..errors import PluginError, RecipeError, SuiteError
 from ..hookspecs import ParetoSelector
-from ..metrics import evaluate
+from ..metrics import check_errors, error_budget, is_error
 from ..record import stable_hash
 from ..suites.episodes import EpisodeEnvironment, toolset
-from ..types import KINDS, Message, RolloutRequest, ScoreCard, Task, Trajectory, shallow
+from ..types import KINDS, Case, Message, RolloutRequest, ScoreCard, Task, Trajectory, shallow
 from ..verify.loading import load as load_verifier
 from ..verify.scoring import SECONDS, check_objectives, is_verifier, score_all
 
@@ -447,7 +447,7 @@ class PFPOTrainer(GRPOTrainer):
         self._verifier_seconds = getattr(args, "verifier_seconds", SECONDS)
         self._max_error_rate = getattr(args, "max_error_rate", 1.0)
         self._seen_rows, self._excluded_rows = 0, 0
-        self._error_cases: list[evaluate.Case] = []
+        self._error_cases: list[Case] = []
         self.tokens: Counter[str] = Counter()
         self._schema_of: dict[int, tuple[Any, dict[str, Any]]] = {}
         self._redraw_rounds = getattr(args, "redraw_rounds", 0)
@@ -581,10 +581,10 @@ class PFPOTrainer(GRPOTrainer):
             return
         self._seen_rows += len(failed_B)
         self._excluded_rows += int(failed_B.sum())
-        self._error_cases += filter(evaluate.is_error, zip(trajectories, cards, strict=True))
-        rate = evaluate.budget(self._max_error_rate, self._seen_rows)
+        self._error_cases += filter(is_error, zip(trajectories, cards, strict=True))
+        rate = error_budget(self._max_error_rate, self._seen_rows)
         if self._excluded_rows > rate * self._seen_rows:
-            evaluate.check_errors(gather_object(self._error_cases), rate, of=self._seen_rows)
+            check_errors(gather_object(self._error_cases), rate, of=self._seen_rows)
 
     def _log_kinds(self, rows: list[dict[str, Any]], rewards_B_M: torch.Tensor) -> None:
         """Log each objective's mean per kind of task, where rows have a kind or verifiers need one."""
