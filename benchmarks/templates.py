@@ -36,7 +36,7 @@ from fate_trl.recipe.schema import make_recipe
 from fate_trl.suites.episodes import environment_factories
 from fate_trl.suites.scripted import script_for
 from fate_trl.train import templates
-from fate_trl.train.trainer import request_dataset
+from fate_trl.train.rows import request_dataset
 from fate_trl.types import RolloutRequest
 
 FORKS = {

@@ -28,7 +28,7 @@ from fate_trl.plugins import load
 from fate_trl.recipe.schema import load_recipe
 from fate_trl.suites.workbench import tradeoffs
 from fate_trl.suites.workbench.tradeoff_traces import way_of
-from fate_trl.train import learner
+from fate_trl.train import learner, models
 from fate_trl.types import KINDS, Case, RolloutRequest, Script
 from fate_trl.verify.scoring import score_all
 
@@ -125,7 +125,7 @@ def main() -> None:
         found = {
             "version": tradeoffs.VERSION,
             "sha256": hashlib.sha256(
-                (Path(learner.model_folder(recipe.model)) / "model.safetensors").read_bytes()
+                (Path(models.model_folder(recipe.model)) / "model.safetensors").read_bytes()
             ).hexdigest(),
             "machine": platform.machine(),
             **{name: getattr(asked, name) for name in ("train", "test", "k", "seeds")},

@@ -54,7 +54,7 @@ def save_model(
         _check_token()
     card = model_card(run, number, hub_id(recipe.model))  # before the work: it may say that something is missing
     if merge and recipe.model.lora is not None:
-        from ..train.learner import merge_adapter
+        from ..train.models import merge_adapter
 
         merge_adapter(recipe.model, folder, target)
     else:

@@ -114,7 +114,7 @@ def _subject(recipe: Recipe) -> Subject:
     tasks = {split: _tasks(suites, split, recipe.seed) for split in splits}
     from transformers import AutoConfig, AutoTokenizer
 
-    from ..train.learner import model_folder
+    from ..train.models import model_folder
 
     folder, revision = model_folder(recipe.model), recipe.model.revision
     try:
@@ -287,7 +287,7 @@ def _repair_requests(subject: Subject, traces: Sequence[Trajectory]) -> list[Rol
 
 
 def _oracle(subject: Subject, traces: Sequence[Trajectory]) -> Finding:
-    from ..train.learner import tokens_of
+    from ..train.examples import tokens_of
 
     rollout, lengths, rounds = subject.recipe.rollout, [], []
     for trace in traces:
@@ -516,7 +516,7 @@ def _licences(subject: Subject) -> Iterator[Finding]:
 
 def _card_licence(recipe: Recipe) -> str | None:
     """The licence in the front matter of the model's card, where that is local."""
-    from ..train.learner import model_folder
+    from ..train.models import model_folder
 
     if recipe.model.path in EMBEDDED:
         return "Apache-2.0, made for fate-trl"
