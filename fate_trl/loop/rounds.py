@@ -225,7 +225,8 @@ class Evolution:
                 fresh = self._score((policy or self.learner).rollout(members, seed), stage)
                 # Before the commit, so that a run resumed after the cause is repaired does this chunk again.
                 seen = len(cases) + len(fresh)
-                metrics.check_errors(cases + fresh, metrics.error_budget(self.recipe.evaluation.max_error_rate, seen))
+                allowed = metrics.error_budget(self.recipe.evaluation.max_error_rate, seen)
+                metrics.check_errors([case for case in cases + fresh if not metrics.is_repeatable(case)], allowed, seen)
                 self.run.append_chunk(name, stage, chunk, fresh)
                 committed[chunk] = fresh
             self.reporter.advance(len(members), committed[chunk])

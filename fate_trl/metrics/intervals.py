@@ -166,3 +166,10 @@ def measure(table: Table, metrics: Sequence[Metric], seed: int) -> tuple[dict[st
     for name in measured.keys() & bounds.keys():
         measured[name]["error_low"], measured[name]["error_high"] = bounds[name]
     return measured, bounds
+
+
+def point_values(table: Table, metrics: Sequence[Metric]) -> dict[str, dict[str, Any]]:
+    """{"value", "n"} of each metric, without an interval."""
+    found = {metric.name: design for metric in metrics if (design := design_of(table, metric)) is not None}
+    values = {name: float(estimate_with_error(np.ones((1, d.clusters)), d)[0][0]) for name, d in found.items()}
+    return {name: {"value": value, "n": found[name].n} for name, value in values.items()}

@@ -9,7 +9,8 @@ from typing import Any
 from ..types import KINDS, Case
 from .definitions import metrics_for, suite_metrics
 from .excluded import causes, is_error, reasons
-from .intervals import measure
+from .intervals import measure, point_values
+from .repeatable import as_the_models, is_repeatable
 from .totals import table_of
 
 
@@ -25,13 +26,20 @@ def summarize(cases: Sequence[Case], *, seed: int = 0) -> dict[str, Any]:
         A metric also has "few_clusters": True (see intervals.py), and "error_low" and "error_high" if cases were
         excluded. "errors" is {} if there were none, else the number of excluded cases as "excluded", "causes":
         {cause: count} (see `causes`), a count for each "objective/reason" ("rollout/reason" for a broken episode), and
-        "bounds": {metric: [low, high]}, which also holds metrics that no case is left for. "held_out" counts by
-        objective the errors of held-out verifiers, each of which leaves its case out of that one metric only.
+        "bounds": {metric: [low, high]}, which also holds metrics that no case is left for. Where a server failed on
+        some whenever it was asked, "repeatable" is their number, and "as_the_models" {metric: {"value", "n"}} with
+        these scored as the model's failures (see repeatable.py). "held_out" counts by objective the errors of
+        held-out verifiers, each of which leaves its case out of that one metric only.
     """
     metrics, bounds = measure(table_of((cases,), (1.0,)), [*metrics_for(cases), *suite_metrics(cases)], seed)
     excluded = sum(map(is_error, cases))
     counts: dict[str, Any] = {**reasons(cases), "excluded": excluded, "causes": causes(cases), "bounds": bounds}
     errors = counts if excluded else {}
+    repeatable = sum(map(is_repeatable, cases))
+    if repeatable:
+        blamed = [as_the_models(case) for case in cases]
+        values = point_values(table_of((blamed,), (1.0,)), metrics_for(blamed))
+        errors |= {"repeatable": repeatable, "as_the_models": values}
     silent = Counter(name for _, card in cases for name, score in card.held_out.items() if score.status == "error")
     if silent:
         errors = {"excluded": excluded, **errors, "held_out": dict(silent)}
