@@ -15,14 +15,13 @@ if sys.platform == "win32":  # locks, signals and limits are POSIX's
 if TYPE_CHECKING:
     from .errors import ToolError
     from .hookspecs import Choice, Component, hookimpl
-    from .train.config import PFPOConfig
-    from .train.trainer import PFPOTrainer
+    from .train.trainer import PFPOConfig, PFPOTrainer
     from .types import Outcome, Score, Script, Task, Trajectory
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "PFPOConfig": "train.config",
+    "PFPOConfig": "train.trainer",
     "PFPOTrainer": "train.trainer",
     "Choice": "hookspecs",
     "Component": "hookspecs",
