@@ -44,14 +44,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import fate_trl
 from benchmarks.learning_methods import GROUPS, METHODS, REFERENCE, Json, Method
 from benchmarks.learning_page import HEADLINE, METRICS, fill, page, plot, summary
-from fate_trl.ledger.layout import round_dir
-from fate_trl.ledger.writing import RunDirectory
+from fate_trl import metrics
+from fate_trl.ledger.directory import RunDirectory, round_dir
 from fate_trl.loop.counts import tokens_of_round
 from fate_trl.loop.rounds import Evolution
 from fate_trl.metrics import concerns as diagnosis
-from fate_trl.metrics import evaluate
-from fate_trl.recipe.loading import find_recipe, make_recipe, override, read_values
-from fate_trl.recipe.schema import Recipe
+from fate_trl.recipe.schema import Recipe, find_recipe, make_recipe, override, read_values
 from fate_trl.record import stable_hash
 from fate_trl.suites.scripted import ROLES
 from fate_trl.types import KINDS, Case, ScoreCard
@@ -165,7 +163,7 @@ def worker(job: Job) -> Json:
 
 def run(job: Job, build: Callable[[Recipe, RunDirectory], Evolution]) -> Json:
     """Run a job, or go on with it; its records are removed once the result is kept."""
-    evaluate.rows = lambda *_, **__: []  # type: ignore[assignment]  # intervals over cases are not asked for
+    metrics.rows = lambda *_, **__: []  # type: ignore[assignment]  # intervals over cases are not asked for
     started = time.perf_counter()
     recipe = make_recipe(job.recipe)
     directory = RunDirectory(job.folder / "run")
@@ -240,7 +238,7 @@ def concerns(directory: RunDirectory) -> list[Json]:
     for number in sorted({min(rounds), max(rounds)}):
         cases = directory.cases(f"{round_dir(number)}/rollouts.jsonl", "eval-test")
         head = {"round": number, "split": "test", "suite": "all", "kind": "all", "accepted": True}
-        rows.append({**head, "policy": f"round-{number}", **evaluate.summarize(cases)})
+        rows.append({**head, "policy": f"round-{number}", **metrics.summarize(cases)})
     return [concern.to_dict() for concern in diagnosis.diagnose(rows, rounds)]
 
 
@@ -251,17 +249,17 @@ def measured(cases: Sequence[Case]) -> Json:
     for case in judged:
         for name in (case[0].task.kind, *case[0].task.tags):
             subsets.setdefault(name, []).append(case)
-    table = {metric.name: metric for metric in evaluate.METRICS}
+    table = {metric.name: metric for metric in metrics.METRICS}
     values = {s: {name: value(table[name], cases) for name in METRICS} for s, cases in subsets.items()}
     return {s: {name: v for name, v in named.items() if v is not None} for s, named in values.items()}
 
 
-def value(metric: evaluate.Metric, cases: Sequence[Case]) -> float | None:
+def value(metric: metrics.Metric, cases: Sequence[Case]) -> float | None:
     """A metric's value, without its interval; None where no case has one."""
     if metric.factors:
         factors = [value(factor, cases) for factor in metric.factors]
         return None if None in factors else math.prod(f for f in factors if f is not None)
-    sound = [(t, card) for t, card in cases if not evaluate.is_error((t, card)) and metric.applies(t.task)]
+    sound = [(t, card) for t, card in cases if not metrics.is_error((t, card)) and metric.applies(t.task)]
     said = [(t.task.kind if metric.by_kind else "", metric.value(t, card)) for t, card in sound]
     kinds = [[v for kind, v in said if kind == k and v is not None] for k in ("", *KINDS)]
     means = [sum(values) / len(values) for values in kinds if values]

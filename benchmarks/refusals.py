@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from fate_trl.metrics.evaluate import wilson
+from fate_trl.metrics import wilson
 from fate_trl.types import PASS_AT, Outcome, Task, ToolCall, Trajectory
 from fate_trl.verify.refusals import refused
 

@@ -34,13 +34,15 @@ from typing import Any
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
+from fate_trl.ledger.directory import RunDirectory
 from fate_trl.ledger.scores import Scorer
-from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.repairing import row_of
-from fate_trl.recipe.loading import find_recipe, make_recipe, read_values
+from fate_trl.recipe.schema import find_recipe, make_recipe, read_values
 from fate_trl.suites.episodes import Recorder, environment_factories
 from fate_trl.train import learner as torch_learner
-from fate_trl.train.trainer import PFPOTrainer, request_dataset, request_row
+from fate_trl.train.examples import tokens_of
+from fate_trl.train.rows import request_dataset, request_row
+from fate_trl.train.trainer import PFPOTrainer
 
 REAL = "collect, SmolLM2-135M"
 BESIDE = "collect, beside GRPOTrainer's rollouts"
@@ -103,13 +105,13 @@ class _Generated(Exception):
 def beside_grpo(evolution: Any, requests: list[Any]) -> dict[str, Any]:
     learner, rollout, rounds = evolution.learner, evolution.recipe.rollout, count(3)
     sampled = 0
-    learner._fresh()
+    learner.fresh()
     limits = {"max_completion_length": rollout.max_completion_length}
     limits |= {"max_tool_calling_iterations": rollout.max_tool_calling_iterations}
     peer = GRPOTrainer(
         learner.model,
         lambda completions, **_: [0.0] * len(completions),
-        GRPOConfig(**{**learner._common(1), **limits, **learner._rollout_batch()}),
+        GRPOConfig(**{**learner.settings(1), **limits, **learner.rollout_batch()}),
         request_dataset(requests),
         processing_class=learner.tokenizer,
         environment_factory=environment_factories(learner.suites, learner.tasks, rollout.limits),
@@ -140,8 +142,8 @@ def beside_grpo(evolution: Any, requests: list[Any]) -> dict[str, Any]:
 
 def supervised(learner: Any, cases: list[Any]) -> dict[str, Any]:
     rows = [row_of(trajectory, "anchor", 1) for trajectory, _ in cases]
-    settings = {**learner._common(1), "max_length": None, **learner.recipe.sft.trl}
-    examples = [torch_learner.tokens_of(row, learner.tokenizer, learner._tools(row)) for row in rows]
+    settings = {**learner.settings(1), "max_length": None, **learner.recipe.sft.trl}
+    examples = [tokens_of(row, learner.tokenizer, learner.tools_of(row)) for row in rows]
 
     tokens = sum(len(example["input_ids"]) for example in examples) * settings["num_train_epochs"]
 
@@ -150,7 +152,7 @@ def supervised(learner: Any, cases: list[Any]) -> dict[str, Any]:
         return tokens
 
     def bare() -> float:
-        learner._fresh()
+        learner.fresh()
         args = {"args": SFTConfig(**settings), "processing_class": learner.tokenizer}
         SFTTrainer(learner.model, train_dataset=Dataset.from_list(examples), **args).train()
         return tokens
@@ -173,11 +175,11 @@ def optimised(learner: Any, requests: list[Any]) -> dict[str, Any]:
         return _logged(learner.pfpo(requests, 1)["log"])
 
     def bare() -> float:
-        learner._fresh()
+        learner.fresh()
         trainer = GRPOTrainer(
             learner.model,
             one,
-            GRPOConfig(**{**learner._common(1), **keys}),
+            GRPOConfig(**{**learner.settings(1), **keys}),
             request_dataset(requests),
             processing_class=learner.tokenizer,
             environment_factory=environment_factories(learner.suites, learner.tasks, rollout.limits),

@@ -22,7 +22,7 @@ from fate_trl_agentdojo.policies import rules_of
 
 from fate_trl import plugins
 from fate_trl.hookspecs import Suite
-from fate_trl.metrics.evaluate import wilson
+from fate_trl.metrics import wilson
 from fate_trl.suites.scripted import Role, perform, script_for
 from fate_trl.types import RolloutRequest, Task, Trajectory
 from fate_trl.verify.rules import Rule, Rules

@@ -9,8 +9,8 @@ import argparse
 import json
 from pathlib import Path
 
-from fate_trl.ledger.writing import RunDirectory
-from fate_trl.metrics.evaluate import DIRECTIONS
+from fate_trl.ledger.directory import RunDirectory
+from fate_trl.metrics import DIRECTIONS
 
 ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 BASELINES = ("oracle", "do-nothing", "refuse-all", "obey")
@@ -66,7 +66,7 @@ def main() -> None:
     print(f"{hardware['cpus']} CPU cores, {hardware['threads']} torch thread(s), GPUs: {hardware['gpus'] or 'none'}. ")
     print(f"Python {manifest['python']}, {versions}. Seed {manifest['seed']}.\n")
     print("Test split, %, with 95 % intervals (`*`: fewer than 20 clusters).")
-    print("The metrics are defined in the docstring of `fate_trl/metrics/evaluate.py`.\n")
+    print("The metrics are defined in the docstring of `fate_trl/metrics/definitions.py`.\n")
     print("\n".join(metrics_table(rows, "all")))
     errors = {row["policy"]: row["errors"]["excluded"] for row in rows if row["errors"] and row["kind"] == "all"}
     print(f"\nCases left out because of infrastructure errors: {json.dumps(errors) if errors else 'none'}.\n")

@@ -49,7 +49,9 @@ from trl import GRPOConfig, GRPOTrainer
 
 from fate_trl.suites.episodes import Recorder, environment_factories
 from fate_trl.train import trainer as trainer_module
-from fate_trl.train.trainer import PFPOConfig, PFPOTrainer, request_dataset
+from fate_trl.train.config import PFPOConfig
+from fate_trl.train.rows import request_dataset
+from fate_trl.train.trainer import PFPOTrainer
 
 OBJECTIVES = ["security", "utility", "over_refusal", "trajectory_control"]
 CLOCKS: dict[str, Callable[[], float]] = {"cpu": time.process_time, "wall": time.perf_counter}

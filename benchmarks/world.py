@@ -20,16 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from fate_trl.ledger.layout import seed_of
-from fate_trl.ledger.writing import RunDirectory
+from fate_trl import metrics
+from fate_trl.ledger.directory import RunDirectory, seed_of
 from fate_trl.loop.repairing import failures_of
 from fate_trl.loop.rounds import Evolution
-from fate_trl.metrics import evaluate
 from fate_trl.plugins import load
-from fate_trl.recipe.loading import load_recipe
+from fate_trl.recipe.schema import load_recipe
 from fate_trl.suites.workbench import tradeoffs
 from fate_trl.suites.workbench.tradeoff_traces import way_of
-from fate_trl.train import learner
+from fate_trl.train import learner, models
 from fate_trl.types import KINDS, Case, RolloutRequest, Script
 from fate_trl.verify.scoring import score_all
 
@@ -53,7 +52,7 @@ def base(cases: list[Case], seed: int) -> dict[str, Any]:
     """Metrics of the first tries, with intervals, and the ways taken by family of attacked tasks, as shares."""
     [row] = [
         row
-        for row in evaluate.rows(cases, round=0, split="test", policy="base", accepted=True, seed=seed)
+        for row in metrics.rows(cases, round=0, split="test", policy="base", accepted=True, seed=seed)
         if row["kind"] == "all" and row["suite"] == "all"
     ]
     ways: dict[str, Counter[str]] = {family: Counter() for family in tradeoffs.SHAPES}
@@ -126,7 +125,7 @@ def main() -> None:
         found = {
             "version": tradeoffs.VERSION,
             "sha256": hashlib.sha256(
-                (Path(learner.model_folder(recipe.model)) / "model.safetensors").read_bytes()
+                (Path(models.model_folder(recipe.model)) / "model.safetensors").read_bytes()
             ).hexdigest(),
             "machine": platform.machine(),
             **{name: getattr(asked, name) for name in ("train", "test", "k", "seeds")},

@@ -21,7 +21,7 @@ import typer
 
 from fate_trl import errors, hookspecs, plugins, types
 from fate_trl.cli import app
-from fate_trl.metrics import evaluate
+from fate_trl.metrics import comparing, definitions, intervals
 from fate_trl.recipe.schema import ComponentRef, Recipe
 
 ROOT = Path(__file__).parent.parent
@@ -156,7 +156,7 @@ def components_page() -> str:
 
 
 def metrics_page() -> str:
-    return "# Metrics\n\n" + prose(evaluate.__doc__)
+    return "\n\n".join(["# Metrics", *(prose(module.__doc__) for module in (definitions, intervals, comparing))])
 
 
 # ------------------------------------------------------------------------------------------------ the command line

@@ -15,13 +15,14 @@ if sys.platform == "win32":  # locks, signals and limits are POSIX's
 if TYPE_CHECKING:
     from .errors import ToolError
     from .hookspecs import Choice, Component, hookimpl
-    from .train.trainer import PFPOConfig, PFPOTrainer
+    from .train.config import PFPOConfig
+    from .train.trainer import PFPOTrainer
     from .types import Outcome, Score, Script, Task, Trajectory
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "PFPOConfig": "train.trainer",
+    "PFPOConfig": "train.config",
     "PFPOTrainer": "train.trainer",
     "Choice": "hookspecs",
     "Component": "hookspecs",

@@ -45,6 +45,8 @@ Cause = Literal[
     "endpoint_timeout",
     "endpoint_status",
     "endpoint_broken",
+    "endpoint_filtered",
+    "endpoint_repeatable",
     "other",
 ]
 """What kept a record out of the metrics, a closed set, so that causes can be counted (ours):
@@ -56,6 +58,9 @@ Cause = Literal[
 - `no_verdict`: the verifier itself said that it cannot tell, or a judge's answer is no verdict.
 - `endpoint_*`: the server of a policy or of a judge gave no whole reply in time, or another HTTP status than 200, or
   the connection broke, or the reply is no chat completion; in the end, after all tries.
+- `endpoint_filtered`: a filter of the provider, not the model, withheld the reply or refused the request.
+- `endpoint_repeatable`: the server answers others, and fails on this request in the same way every time: most likely
+  over what the model wrote, so `metrics.evaluate` says what it would be if the model had failed.
 - `other`: the record does not say; records written before there were causes read so.
 """
 
@@ -153,7 +158,7 @@ class Outcome(Record):
         harm: Share of the harmful work done, in [0, 1]; None on tasks that are not harmful.
         exposed: Whether the injected text entered the policy's context; None where there is no attack.
         fault: Why the suite's grader stumbled over what the *policy* did; utility then scores 0.
-        info: More facts of the suite, JSON values only; `evaluate` reads the suite's own metrics from "metrics".
+        info: More facts of the suite, JSON values only; `metrics` reads the suite's own metrics from "metrics".
         injected: The texts that the attacker planted, as written; a tool may show them wrapped or escaped. For readers
             (the viewer marks them): no verifier or policy needs them.
         yielded: Security lost to an attack, in [0, 1], where the suite grades it; None where all or nothing is lost.
@@ -213,10 +218,10 @@ class Trajectory(Record):
 
     @property
     def answer(self) -> str:
-        """Text of the last assistant message, "" if there is none."""
+        """What the last assistant message says, its thoughts aside (`answer_of`), "" if there is none."""
         for message in reversed(self.messages):
             if message.get("role") == "assistant":
-                return text_of(message)
+                return answer_of(message)
         return ""
 
 
@@ -228,6 +233,49 @@ def text_of(message: Message) -> str:
     if isinstance(content, Sequence):
         return "".join(block.get("text", "") for block in content if isinstance(block, Mapping))
     return ""
+
+
+def answer_of(message: Message) -> str:
+    """What an assistant's message says to the user: its text behind the last thought; what everybody judges it by.
+
+    Thoughts that stand in fields of their own (`reasoning_content`, blocks of type "thinking") are no part of it.
+    """
+    content = message.get("content")
+    if isinstance(content, Sequence) and not isinstance(content, str):
+        said = [block for block in content if isinstance(block, Mapping) and block.get("type") not in _THOUGHT_BLOCKS]
+        return spoken(text_of({"content": said}))
+    return spoken(text_of(message))
+
+
+def spoken(text: str) -> str:
+    """What stands behind the last thought of a text: all of it where there is none, "" where the last one is open.
+
+    Thoughts stand between tags (`<think>`, `<thinking>`, `<thought>`, `<reasoning>`, `<seed:think>`, `[THINK]`, those
+    of Cohere, Gemma and Kimi), of which the first may stand in the prompt, or in gpt-oss's channels.
+    """
+    bare = _BARE_CHANNELS.match(text)  # decoded without special tokens
+    if bare:
+        return text[bare.end() :]
+    end = max((found.end() for found in _THOUGHT_ENDS.finditer(text)), default=0)
+    if _THOUGHT_BEGINS.search(text, end):
+        return ""
+    return _TURN_ENDS.sub("", text[end:]).lstrip() if end else text
+
+
+_THOUGHT_BLOCKS = ("thinking", "redacted_thinking", "reasoning")
+_TAGS = r"think|thinking|thought|thoughts|reasoning|reason|seed:think|longcat_think"
+_THOUGHT_BEGINS = re.compile(
+    rf"(?<![`'\"])(?:<(?:{_TAGS})>|\[THINK\]|<\|(?:START_THINKING|begin_of_thought)\|>|<\|channel>thought"
+    r"|<\|channel\|>analysis|◁think▷)",
+    re.IGNORECASE,
+)
+_THOUGHT_ENDS = re.compile(
+    rf"</(?:{_TAGS})>|\[/THINK\]|<\|(?:END_THINKING|end_of_thought)\|>|<channel\|>|◁/think▷"
+    r"|<\|channel\|>(?:final|commentary)[^<]*(?:<\|constrain\|>\w+)?<\|message\|>",
+    re.IGNORECASE,
+)
+_BARE_CHANNELS = re.compile(r"\Aanalysis(?=[A-Z\W]).*assistantfinal(?=\W|[A-Z])", re.DOTALL)
+_TURN_ENDS = re.compile(r"(?:\s*<\|(?:end|return|call|END_RESPONSE)\|>)+\s*\Z|\A\s*<\|START_RESPONSE\|>")
 
 
 def visible(text: str) -> str:
@@ -362,7 +410,7 @@ class ScoreCard(Record):
 
 
 Case = tuple[Trajectory, ScoreCard]
-"""A scored trajectory."""
+"""A trajectory with its scores."""
 
 
 @dataclass(frozen=True)

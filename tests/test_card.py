@@ -10,10 +10,10 @@ from huggingface_hub import ModelCard
 
 from fate_trl import cli
 from fate_trl.errors import LedgerError
-from fate_trl.ledger.writing import RunDirectory
+from fate_trl.ledger.directory import RunDirectory
 from fate_trl.recipe.schema import Lora, Model, Recipe
 from fate_trl.report.model_card import model_card
-from fate_trl.train.learner import load_model, merge_adapter
+from fate_trl.train.models import load_model, merge_adapter
 
 HOSTILE = "x | <script>alert(1)</script> ![](http://evil/x.png) \x1b[2J\n# Heading\n---"
 

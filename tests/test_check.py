@@ -11,8 +11,8 @@ from benchmarks import families
 from fate_trl.cli import app
 from fate_trl.errors import RecipeError
 from fate_trl.preflight import findings, memory
-from fate_trl.recipe.loading import find_recipe, make_recipe, override, read_values
-from fate_trl.train import learner
+from fate_trl.recipe.schema import find_recipe, make_recipe, override, read_values
+from fate_trl.train import learner, models
 
 
 def recipe_of(*sets):
@@ -143,8 +143,8 @@ def test_too_little_memory_is_an_error_with_its_parts():
 @pytest.mark.parametrize("model", [{}, {"lora": {"r": 4}}, {"lora": {"r": 8, "target_modules": ["q_proj"]}}])
 def test_weights_are_counted_exactly(model):
     recipe = make_recipe({"suites": ["workbench"], "model": model})
-    loaded, _ = learner.load_model(recipe.model)
-    config = AutoConfig.from_pretrained(learner.model_folder(recipe.model))
+    loaded, _ = models.load_model(recipe.model)
+    config = AutoConfig.from_pretrained(models.model_folder(recipe.model))
     counted = memory._Counted(recipe, config, gpu=False)
     sizes = {trained: 0 for trained in (True, False)}
     for parameter in loaded.parameters():

@@ -11,8 +11,9 @@ import torch
 from test_stages import learner, oracle_row, requests
 
 from fate_trl.process.stop import Stopped
+from fate_trl.train import checkpoints
 from fate_trl.train import learner as torch_learner
-from fate_trl.train.learner import last_checkpoint
+from fate_trl.train.checkpoints import last_checkpoint
 from fate_trl.types import BufferRow
 
 torch.set_num_threads(1)
@@ -163,10 +164,10 @@ def test_a_short_stage_writes_no_checkpoint_and_a_long_one_as_time_goes_by(folde
     sft = {key: value for key, value in SFT.items() if key != "save_steps"}
     saved = []
     monkeypatch.setattr(
-        torch_learner._Checkpoints, "on_save", lambda self, args, state, control, **_: saved.append(state.global_step)
+        checkpoints.Checkpoints, "on_save", lambda self, args, state, control, **_: saved.append(state.global_step)
     )
     train(learner(folder, sft=sft), "sft", tmp_path)
     assert saved == []
-    monkeypatch.setattr(torch_learner, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SECONDS", 0.0)
     train(learner(folder, sft={**sft, "max_steps": 3}), "sft", tmp_path)
     assert saved == [1, 2], "the end of the stage is saved by the stage"

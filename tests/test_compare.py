@@ -6,10 +6,10 @@ import shutil
 import pytest
 from typer.testing import CliRunner
 
+from fate_trl import metrics
 from fate_trl.cli import app
 from fate_trl.errors import ErrorBudgetExceeded, FateError, RecipeError
-from fate_trl.ledger.writing import RunDirectory
-from fate_trl.metrics import evaluate
+from fate_trl.ledger.directory import RunDirectory
 from fate_trl.report import comparison, page
 from fate_trl.testing.hostile import HOSTILE, LARGE, live_html, live_terminal, record
 
@@ -41,8 +41,8 @@ def test_differences_are_the_paired_ones(scripted_folder, found):
     (part,) = found["comparisons"]
     before, after = cases_of(scripted_folder, 0), cases_of(scripted_folder, 2)
     assert (found["reference"]["policy"], part["policy"], part["tasks"]) == ("base", "round-2", len(after))
-    assert {name: metric["change"] for name, metric in part["metrics"].items()} == evaluate.compare(before, after)
-    assert {name: metric["a"] for name, metric in part["metrics"].items()} == evaluate.summarize(before)["metrics"]
+    assert {name: metric["change"] for name, metric in part["metrics"].items()} == metrics.compare(before, after)
+    assert {name: metric["a"] for name, metric in part["metrics"].items()} == metrics.summarize(before)["metrics"]
 
 
 def test_what_was_won_and_lost_is_named(scripted_folder, found):

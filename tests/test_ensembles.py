@@ -5,9 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from fate_trl import plugins
+from fate_trl import metrics, plugins
 from fate_trl.errors import FateError, RecipeError
-from fate_trl.metrics import evaluate
 from fate_trl.types import ScoreCard, Task, Trajectory
 from fate_trl.verify.scoring import score_all
 
@@ -110,9 +109,9 @@ def test_what_applies_is_not_for_a_vote(member):
 def test_disagreement_becomes_a_metric(member):
     ensemble = plugins.load("verifier", "ensemble", {"members": [member(value=0.0), member(value=1.0)]})
     cases = list(zip(TRIED, score_all([ensemble], TRIED), strict=True))
-    metrics = evaluate.rows(cases, round=0, split="test", policy="p", accepted=True, seed=0)[0]["metrics"]
-    assert metrics["spread_calm"]["value"] == 0.5
-    assert metrics["mean_calm"]["value"] == 0.5
+    measured = metrics.rows(cases, round=0, split="test", policy="p", accepted=True, seed=0)[0]["metrics"]
+    assert measured["spread_calm"]["value"] == 0.5
+    assert measured["mean_calm"]["value"] == 0.5
     assert ScoreCard.from_dict(cases[0][1].to_dict()) == cases[0][1]
 
 

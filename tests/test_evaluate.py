@@ -11,17 +11,21 @@ from scipy.stats import binom, binomtest, ttest_1samp
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
+from fate_trl import metrics
 from fate_trl.errors import ErrorBudgetExceeded, FateError
-from fate_trl.metrics import evaluate
-from fate_trl.metrics.evaluate import (
+from fate_trl.metrics import (
     DIRECTIONS,
     METRICS,
     compare,
+    comparing,
+    definitions,
+    intervals,
     paired,
     regressions,
     rows,
     sign_test,
     summarize,
+    totals,
     wilson,
 )
 from fate_trl.types import OBJECTIVES, Outcome, Score, ScoreCard, Task, ToolCall
@@ -64,7 +68,7 @@ def test_every_metric_stands_in_the_docstring_and_has_a_direction():
     arrow = {1: "↑", -1: "↓", 0: ""}
     for metric in METRICS:
         name = "mean_<objective>" if metric.name.startswith("mean_") else metric.name
-        assert f"| `{name}` {arrow[DIRECTIONS[metric.name]]}".rstrip() + " |" in evaluate.__doc__
+        assert f"| `{name}` {arrow[DIRECTIONS[metric.name]]}".rstrip() + " |" in definitions.__doc__
 
 
 def test_attacked_metrics_are_counted_from_facts():
@@ -241,8 +245,8 @@ def test_standard_error_matches_the_cluster_robust_formula():
         for c, size in enumerate(sizes)
         for j in range(size)
     ]
-    design = evaluate._design(evaluate._table((cases,), (1.0,)), evaluate.objective_metric("utility"))
-    value, error = evaluate._estimate_with_error(np.ones((1, 25)), design)
+    design = totals.design_of(totals.table_of((cases,), (1.0,)), metrics.objective_metric("utility"))
+    value, error = intervals.estimate_with_error(np.ones((1, 25)), design)
     y = np.array([card.scores["utility"].value for _, card in cases])
     of = np.repeat(np.arange(25), sizes)
     residuals = np.array([(y[of == c] - y.mean()).sum() for c in range(25)])
@@ -265,7 +269,7 @@ def simulated(rng, clusters, rate, correlation, kind, name):
 
 def measured(metric, *sides):
     signs = (1.0,) if len(sides) == 1 else (-1.0, 1.0)
-    found, _ = evaluate._evaluate(evaluate._table(sides, signs), [metric], 0)
+    found, _ = intervals.measure(totals.table_of(sides, signs), [metric], 0)
     return found[metric.name]
 
 
@@ -277,7 +281,7 @@ def coverage(draw, metric, truth, repeats):
 
 
 def test_coverage_of_clustered_rates():
-    utility = evaluate.objective_metric("utility")
+    utility = metrics.objective_metric("utility")
     share = coverage(lambda rng: [simulated(rng, 30, 0.3, 0.3, "benign", "utility")], utility, 0.3, 300)
     assert 0.92 <= share <= 0.985  # ± 2.5 standard errors of 300 repeats around 93 to 97 %
 
@@ -290,12 +294,10 @@ def rate_coverage(clusters, rate, repeats, correlation=0.3):
     totals_R_C_2 = np.stack([rng.binomial(size_R_C, p_R_C), size_R_C], axis=-1).astype(float)
     one = {"weight_F_K": np.ones((1, 1)), "sign_S": np.ones(1), "simple": False}
     designs = {
-        str(r): evaluate._Design(
-            totals_C_S_F_K_2=totals_C_2[:, None, None, None, :], n=int(totals_C_2[:, 1].sum()), **one
-        )
+        str(r): totals.Design(totals_C_S_F_K_2=totals_C_2[:, None, None, None, :], n=int(totals_C_2[:, 1].sum()), **one)
         for r, totals_C_2 in enumerate(totals_R_C_2)
     }
-    return np.mean([found["low"] <= rate <= found["high"] for found in evaluate._measure(designs, 0).values()])
+    return np.mean([found["low"] <= rate <= found["high"] for found in intervals.intervals(designs, 0).values()])
 
 
 @pytest.mark.slow
@@ -324,7 +326,7 @@ def test_coverage_of_means_by_kind(clusters):
             + simulated(rng, clusters, 0.4, 0.3, "attacked", "utility")
         ]
 
-    share = coverage(draw, evaluate.objective_metric("utility"), 0.6, 1500)
+    share = coverage(draw, metrics.objective_metric("utility"), 0.6, 1500)
     print(f"means by kind, {clusters} clusters each: {share:.3f}")
     assert 0.93 <= share <= 0.97
 
@@ -342,7 +344,7 @@ def test_coverage_of_paired_differences(clusters):
         ]
         return before, after
 
-    share = coverage(draw, evaluate.objective_metric("utility"), 0.2 * (0.9 - 0.4), 2000)
+    share = coverage(draw, metrics.objective_metric("utility"), 0.2 * (0.9 - 0.4), 2000)
     print(f"paired, {clusters} clusters: {share:.3f}")
     assert 0.93 <= share <= 0.97
 
@@ -469,7 +471,7 @@ def test_the_exact_test_seldom_sees_what_is_not_there():
             [case("benign", i, utility=hit, cluster=f"c{i // 4}") for i, hit in enumerate(rng.random(120) < rate_N)]
             for _ in range(2)
         ]
-        alarms += evaluate._exact(evaluate._table(tuple(sides), (-1.0, 1.0)), utility)["p"] <= 0.05
+        alarms += comparing._exact(totals.table_of(tuple(sides), (-1.0, 1.0)), utility)["p"] <= 0.05
     assert alarms / 1000 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 1000)
 
 
@@ -581,6 +583,6 @@ def test_summaries_are_fast():
 def test_many_clusters_are_resampled_in_blocks(monkeypatch):
     cases = [attacked(i, i % 3 == 0, cluster=f"c{i // 2}") for i in range(200)]
     whole = measured(METRICS[0], cases)
-    monkeypatch.setattr(evaluate, "_BLOCK", 30_000)
+    monkeypatch.setattr(intervals, "BLOCK", 30_000)
     parts = measured(METRICS[0], cases)
     assert (parts["low"], parts["high"]) == pytest.approx((whole["low"], whole["high"]), abs=0.01)

@@ -5,15 +5,15 @@ import os
 import pytest
 from faults import Bench, faults, noise
 
+from fate_trl import metrics
 from fate_trl.errors import ErrorBudgetExceeded
-from fate_trl.metrics import evaluate
-from fate_trl.recipe.loading import make_recipe
+from fate_trl.recipe.schema import make_recipe
 
 
 @pytest.fixture
 def no_metrics(monkeypatch):
     """They and the disk take most of a scripted round's time; benchmarks/faults.py runs the same rows with them."""
-    monkeypatch.setattr(evaluate, "rows", lambda *_, **__: [])
+    monkeypatch.setattr(metrics, "rows", lambda *_, **__: [])
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 

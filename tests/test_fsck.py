@@ -11,12 +11,12 @@ from chaos import makers
 from chaos.campaign import results
 from typer.testing import CliRunner
 
+from fate_trl import metrics
 from fate_trl.cli import app
 from fate_trl.errors import LedgerError
 from fate_trl.ledger import fsck
-from fate_trl.ledger.writing import RunDirectory
-from fate_trl.metrics import evaluate
-from fate_trl.recipe.loading import make_recipe
+from fate_trl.ledger.directory import RunDirectory
+from fate_trl.recipe.schema import make_recipe
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def finished(tmp_path_factory):
     """A finished scripted run, and how to make the evolution that goes on with it."""
     path = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "rows", evaluate.rows)  # the maker replaces it
+        patch.setattr(metrics, "rows", metrics.rows)  # the maker replaces it
         make = makers.scripted()
         make(path)()
     RunDirectory(path).write_text("recipe.yaml", make_recipe(makers.SCRIPTED).dump())
@@ -33,7 +33,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def run(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "rows", evaluate.rows)
+    monkeypatch.setattr(metrics, "rows", metrics.rows)
     shutil.copytree(finished[0], tmp_path / "run")
     return RunDirectory(tmp_path / "run")
 

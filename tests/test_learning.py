@@ -8,10 +8,11 @@ from benchmarks import learning, learning_page
 from benchmarks.learning import Job, all_runs, recipe_of
 from benchmarks.learning_methods import METHODS, REFERENCE, Method
 from benchmarks.learning_page import summary
-from fate_trl.ledger.writing import RunDirectory
+from fate_trl import metrics
+from fate_trl.ledger.directory import RunDirectory
 from fate_trl.loop.assemble import assemble
-from fate_trl.metrics import evaluate
-from fate_trl.recipe.loading import find_recipe, make_recipe, read_values
+from fate_trl.metrics import intervals
+from fate_trl.recipe.schema import find_recipe, make_recipe, read_values
 from fate_trl.suites.scripted import ScriptedLearner
 
 VALUES = {
@@ -64,8 +65,8 @@ def scripted(monkeypatch):
         return learning.run(job, build)
 
     monkeypatch.setattr(learning, "ProcessPoolExecutor", Inline)
-    monkeypatch.setattr(evaluate, "_RESAMPLES", 50)
-    monkeypatch.setattr(evaluate, "rows", evaluate.rows)  # a run leaves them out, in a process of its own
+    monkeypatch.setattr(intervals, "RESAMPLES", 50)
+    monkeypatch.setattr(metrics, "rows", metrics.rows)  # a run leaves them out, in a process of its own
     monkeypatch.setattr(learning, "worker", run)
     monkeypatch.setattr(learning, "source_hash", lambda: "fixed")
     return ran
@@ -162,7 +163,7 @@ def build_scripted(recipe, directory):
 
 
 def test_values_are_those_of_evaluate(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "_RESAMPLES", 50)
+    monkeypatch.setattr(intervals, "RESAMPLES", 50)
     evolution = build_scripted(make_recipe({**VALUES, "rounds": 0}), RunDirectory(tmp_path))
     rows = {row["kind"]: row["metrics"] for row in evolution() if (row["suite"], row["policy"]) == ("all", "obey")}
     cases = evolution.run.cases("rounds/00/rollouts.jsonl", "eval-test-obey")

@@ -11,9 +11,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from fate_trl import plugins, types
+from fate_trl import metrics, plugins, types
 from fate_trl.cli import app
-from fate_trl.metrics import evaluate
 
 ROOT = Path(__file__).parent.parent
 SPEC = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
@@ -48,7 +47,7 @@ def test_the_sections_of_a_recipe_are_there():
 def test_every_metric_is_defined_with_its_direction():
     page = reference.metrics_page()
     arrows = {1: " ↑", -1: " ↓", 0: ""}
-    for name, direction in evaluate.DIRECTIONS.items():
+    for name, direction in metrics.DIRECTIONS.items():
         name = "mean_<objective>" if name.startswith("mean_") else name
         assert f"| `{name}`{arrows[direction]} |" in page, name
         assert len(rows(page)[name]) > 5

@@ -12,10 +12,10 @@ from html.parser import HTMLParser
 import pytest
 from typer.testing import CliRunner
 
+from fate_trl import metrics
 from fate_trl.cli import app
 from fate_trl.errors import LedgerError, RecipeError
-from fate_trl.ledger.writing import RunDirectory
-from fate_trl.metrics import evaluate
+from fate_trl.ledger.directory import RunDirectory
 from fate_trl.report import charts, page, summary, words
 from fate_trl.report.reading import Run
 from fate_trl.testing.hostile import HOSTILE, LARGE, live_html, live_terminal, record
@@ -74,8 +74,8 @@ def test_the_change_is_the_paired_one(scripted_folder, told):
     ledger = RunDirectory(scripted_folder)
     sides = [ledger.cases(f"rounds/{n:02d}/rollouts.jsonl", "eval-test") for n in (0, 2)]
     assert (told["before"], told["after"]) == ("base", "round-2")
-    assert told["change"] == evaluate.compare(*sides)
-    assert told["metrics"]["test"]["round-2"] == evaluate.summarize(sides[1])["metrics"]
+    assert told["change"] == metrics.compare(*sides)
+    assert told["metrics"]["test"]["round-2"] == metrics.summarize(sides[1])["metrics"]
     assert json.loads(json.dumps(told, allow_nan=False))
 
 
@@ -302,7 +302,7 @@ def test_numbers_are_put_alike():
 
 
 def test_every_metric_has_a_label_and_a_meaning():
-    named = {metric.name for metric in evaluate.METRICS}
+    named = {metric.name for metric in metrics.METRICS}
     assert {name for name in named if not name.startswith("mean_")} == set(words.LABELS)
     assert {m["metric"] for m in words.meanings()} == set(words.LABELS) | {"suite_<name>"} | {
         f"{p}<objective>" for p in words.PREFIXES if p != "suite_"

@@ -13,10 +13,12 @@ from disk import file_size
 from fate_trl.errors import FateError, LedgerError, RecipeError
 from fate_trl.loop.repairing import row_of
 from fate_trl.loop.reporter import Silent
-from fate_trl.recipe.loading import make_recipe
+from fate_trl.recipe.schema import make_recipe
 from fate_trl.suites.scripted import perform
 from fate_trl.train import learner as torch_learner
-from fate_trl.train.learner import TrlLearner, last_checkpoint, tokens_of
+from fate_trl.train.checkpoints import last_checkpoint
+from fate_trl.train.examples import tokens_of
+from fate_trl.train.learner import TrlLearner
 from fate_trl.types import BufferRow, RolloutRequest, Script
 from fate_trl.verify.scoring import OverRefusal, Security, TrajectoryControl, Utility
 
@@ -63,7 +65,7 @@ def oracle_row(made: TrlLearner) -> BufferRow:
 
 def log_prob(made: TrlLearner, row: BufferRow, temperature: float = 1.0) -> float:
     """Mean log-probability of the row's own tokens."""
-    example = tokens_of(row, made.tokenizer, made._tools(row))
+    example = tokens_of(row, made.tokenizer, made.tools_of(row))
     ids, labels = torch.tensor([example["input_ids"]]), torch.tensor(example["labels"][1:])
     made.model.eval()
     with torch.no_grad():
@@ -83,7 +85,7 @@ def test_sampled_tokens_are_taken_as_they_are():
 def test_rendered_messages_begin_like_a_rollout_and_lose_on_the_policys_words_only(folder):
     made = learner(folder)
     row = oracle_row(made)
-    example = tokens_of(row, made.tokenizer, made._tools(row))
+    example = tokens_of(row, made.tokenizer, made.tools_of(row))
     (sampled,) = made.rollout(requests(made)[:1], seed=1)
     start = next(i for i, label in enumerate(example["labels"]) if label != -100)
     assert tuple(example["input_ids"][:start]) == sampled.prompt_ids

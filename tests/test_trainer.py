@@ -19,7 +19,9 @@ from trl import GRPOConfig, GRPOTrainer
 from fate_trl import plugins
 from fate_trl.errors import ErrorBudgetExceeded, FateError, PluginError, RecipeError
 from fate_trl.suites.episodes import environment_factories
-from fate_trl.train.trainer import COLUMN, PFPOConfig, PFPOTrainer, request_dataset
+from fate_trl.train.config import PFPOConfig
+from fate_trl.train.rows import request_dataset
+from fate_trl.train.trainer import COLUMN, PFPOTrainer
 from fate_trl.types import Score
 
 COLUMN_SELECTORS = ["pareto-front", "pareto-rank", "product"]

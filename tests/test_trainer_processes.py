@@ -39,7 +39,9 @@ def rolled_out(folder: Path) -> dict[str, Any]:
     import tiny
 
     from fate_trl.suites.episodes import environment_factories
-    from fate_trl.train.trainer import PFPOConfig, PFPOTrainer, request_dataset
+    from fate_trl.train.config import PFPOConfig
+    from fate_trl.train.rows import request_dataset
+    from fate_trl.train.trainer import PFPOTrainer
 
     tokenizer, suite, tasks = tiny.make_tokenizer(), tiny.TillSuite(), [tiny.make_task(i) for i in range(19)]
     trainer = PFPOTrainer(
@@ -61,7 +63,8 @@ def make(folder: Path, rewards: list[Any], **changes: Any) -> Any:
     import tiny
     from datasets import Dataset
 
-    from fate_trl.train.trainer import PFPOConfig, PFPOTrainer
+    from fate_trl.train.config import PFPOConfig
+    from fate_trl.train.trainer import PFPOTrainer
 
     tokenizer = tiny.make_tokenizer()
     return PFPOTrainer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -9,7 +10,9 @@ from datasets import Dataset
 from trl import GRPOConfig
 
 from fate_trl.errors import RecipeError
-from fate_trl.train.trainer import _PADDING, PFPOConfig, PFPOTrainer
+from fate_trl.train.batches import PADDING, merge
+from fate_trl.train.config import PFPOConfig
+from fate_trl.train.trainer import PFPOTrainer
 
 TEXTS = ["look who is owed", "pay alice", "steal from bob", "who is alice", "pay bob", "do that", "i cannot", "1 2 3"]
 
@@ -110,16 +113,16 @@ def test_merging_pads_on_the_right_sides(tmp_path):
     pad = trainer.processing_class.pad_token_id
 
     def batch(rows, width, start):
-        filled = {key: torch.full((rows, width), float(start)) for key in _PADDING if key != "advantages"}
+        filled = {key: torch.full((rows, width), float(start)) for key in PADDING if key != "advantages"}
         return {**filled, "advantages": torch.full((rows,), float(start)), "num_items_in_batch": torch.tensor(0)}
 
     out, fresh = batch(8, 2, 5), batch(4, 3, 9)
-    trainer._merge(out, fresh, torch.tensor([1]).numpy(), torch.tensor([0]).numpy())
+    merge(out, fresh, np.array([1]), np.array([0]), group=4, pad_id=pad)
     assert out["prompt_ids"][0].tolist() == [pad, 5, 5]
     assert out["completion_ids"][0].tolist() == [5, 5, pad]
     assert out["tool_mask"][0].tolist() == [5, 5, 1]
     assert out["completion_mask"][0].tolist() == [5, 5, 0]
-    assert all(out[key][4:].eq(9).all() for key in _PADDING)
+    assert all(out[key][4:].eq(9).all() for key in PADDING)
     assert out["advantages"].tolist() == [5] * 4 + [9] * 4
 
 

@@ -10,7 +10,9 @@ import torch
 
 from fate_trl.errors import SuiteError
 from fate_trl.suites.episodes import Limits, environment_factories
-from fate_trl.train.trainer import PFPOConfig, PFPOTrainer, request_dataset
+from fate_trl.train.config import PFPOConfig
+from fate_trl.train.rows import request_dataset
+from fate_trl.train.trainer import PFPOTrainer
 from fate_trl.types import RolloutRequest, Score, ToolCall
 
 OBJECTIVES = ["security", "utility", "over_refusal", "trajectory_control"]
@@ -196,7 +198,7 @@ def test_a_rollout_scores_nothing_and_disturbs_nothing(tmp_path, monkeypatch):
     assert not any(modes)
     assert set(groups) == {1}, "vLLM would take the rows for groups of one prompt"
     assert all(torch.equal(value, parameters[name]) for name, value in tiny.state(trainer.model).items())
-    assert (trainer.num_generations_eval, trainer._collecting) == (4, False)
+    assert (trainer.num_generations_eval, trainer._current) == (4, None)
 
 
 def test_a_failing_rollout_leaves_the_trainer_whole(tmp_path, monkeypatch):
@@ -212,7 +214,7 @@ def test_a_failing_rollout_leaves_the_trainer_whole(tmp_path, monkeypatch):
     assert all(map(callable, tools))
     assert trainer._metrics is metrics
     assert trainer.model.training
-    assert not trainer._collecting
+    assert trainer._current is None
 
 
 def test_requests_beyond_one_batch_come_back_in_order(tmp_path):

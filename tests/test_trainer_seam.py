@@ -9,7 +9,9 @@ import tiny
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
-from fate_trl.train.trainer import _PADDING, PFPOConfig, PFPOTrainer
+from fate_trl.train.batches import PADDING
+from fate_trl.train.config import PFPOConfig
+from fate_trl.train.trainer import PFPOTrainer
 
 
 @pytest.mark.parametrize(
@@ -71,6 +73,6 @@ def test_attributes_and_results_that_are_read(tmp_path, monkeypatch):
     prompt_ids, completion_ids, mask, completions = kept[0][:4]
     assert [len(part) for part in (prompt_ids, completion_ids, completions)] == [4, 4, 4]
     assert mask is None
-    assert set(out) - set(_PADDING) == {"num_items_in_batch"}, "a tensor that a re-draw cannot merge"
+    assert set(out) - set(PADDING) == {"num_items_in_batch"}, "a tensor that a re-draw cannot merge"
     metrics = trainer._metrics["train"]
     assert [len(metrics[name]) for name in ("reward", "reward_std", "rewards/<lambda>/mean")] == [1, 1, 1]

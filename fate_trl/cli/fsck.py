@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
+from ..errors import LedgerError
 from ..ledger import fsck
-from ..ledger.reading import RunReader
-from ..ledger.writing import RunDirectory
+from ..ledger.directory import RunDirectory
 from .console import err, out, visible
 
 
@@ -18,13 +19,14 @@ def check_run(
     repair: Annotated[bool, typer.Option("--repair", help="Put aside what is damaged, so that it is redone.")] = False,
 ) -> None:
     """Show what is damaged in a run directory; status 1 if anything is. --repair mends it."""
-    reader = RunReader.open(path)
+    if not Path(path).is_dir() or not any(Path(path).glob("*.*")):
+        raise LedgerError(f"{path} is no run directory.")
+    run = RunDirectory(path)
     if repair:
-        run = RunDirectory(path)
         with run.lock():
             found = fsck.repair(run)
     else:
-        found = fsck.examine(reader)
+        found = fsck.examine(run)
     for damage in found:
         again = f"; done again: {', '.join(sorted(damage.again))}" if damage.again else ""
         out.print(f"[bold]{escape(visible(damage.file))}[/]: {escape(visible(damage.reason))}{again}", soft_wrap=True)

@@ -15,11 +15,10 @@ from rich.table import Table
 from .. import __version__, interchange, plugins
 from ..errors import InterchangeError
 from ..interchange.records import numbered
-from ..ledger.layout import round_dir
-from ..ledger.writing import RunDirectory
+from ..ledger.directory import RunDirectory, round_dir
 from ..loop.counts import collect_summary
 from ..loop.repairing import failures_of
-from ..recipe.loading import load_recipe
+from ..recipe.schema import load_recipe
 from ..types import Case
 from .console import AsJson, Sets, err, out, print_json, visible
 from .run import fresh

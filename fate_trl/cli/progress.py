@@ -28,7 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..loop.counts import tokens
 from ..loop.reporter import Reporter, Silent
-from ..metrics import evaluate
+from ..metrics import is_error
 from ..record import dumps
 from ..types import KINDS, Case
 from .console import err, visible
@@ -86,7 +86,7 @@ class Tally:
         self.log = log or self.log
         self.cases += len(cases)
         for trajectory, card in cases:
-            broken = evaluate.is_error((trajectory, card))
+            broken = is_error((trajectory, card))
             self.errors += broken
             self.resolved += not broken and card.resolved
             self.failures[trajectory.task.kind] += not broken and bool(card.failed)

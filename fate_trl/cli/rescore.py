@@ -14,14 +14,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .. import plugins
+from .. import metrics, plugins
 from ..errors import ErrorBudgetExceeded, RecipeError
-from ..ledger.layout import round_dir
+from ..ledger.directory import RunDirectory, round_dir
 from ..ledger.scores import Scorer
-from ..ledger.writing import RunDirectory
 from ..loop.counts import errors, measured
-from ..metrics import evaluate
-from ..recipe.loading import override
+from ..metrics import summarize
+from ..recipe.schema import override
 from ..report.reading import Run
 from ..types import Case, ScoreCard, Trajectory
 from ..verify.loading import load as load_verifier
@@ -99,7 +98,7 @@ def _rescored(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     out: dict[Stage, list[tuple[Case, Case]]] = {}
     with Progress(*columns, console=err, transient=True) as progress:
-        bar = progress.add_task("rescoring", total=sum(1 for place in files for _ in run.records(*place)))
+        bar = progress.add_task("rescoring", total=sum(_lines(run.path, *place) for place in files))
         for number, file in files:
             for batch in _batches(run.records(number, file)):
                 progress.advance(bar, len(batch))
@@ -111,6 +110,14 @@ def _rescored(
         known = sorted(name for name in names if name in ("collect", "repair") or name.startswith("eval-"))
         raise RecipeError(f"{run.path} has no such rollouts; its stages are {', '.join(known) or 'none yet'}.")
     return out
+
+
+def _lines(path: Path, number: int, file: str) -> int:
+    name = path / round_dir(number) / f"{file}.jsonl"
+    if not name.exists():
+        return 0
+    with open(name, "rb") as lines:
+        return sum(1 for _ in lines)
 
 
 def _batches(records: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -156,7 +163,7 @@ def _rows(run: Run, key: Stage, cases: Sequence[Case], seed: int) -> list[dict[s
         begins = {"warm_start": bool(run.recipe.get("warm_start")), "rounds": run.recipe.get("rounds", 1)}
         split, policy = measured(stage, number, **begins)
     accepted = bool(run.rounds[number].accepted)
-    rows = evaluate.rows(cases, round=number, split=split, policy=policy, accepted=accepted, seed=seed)
+    rows = metrics.rows(cases, round=number, split=split, policy=policy, accepted=accepted, seed=seed)
     return [{"stage": stage, **row} for row in rows]
 
 
@@ -164,11 +171,11 @@ def _difference(key: Stage, pairs: Sequence[tuple[Case, Case]], objectives: Sequ
     """What the new scores change, case by case: new less stored, of `resolved` and of each objective's mean.
 
     {"round", "stage", "cases", "errors", "causes", "metrics": {name: {"stored", "rescored", "difference"}}}; the first
-    two are values of `evaluate.summarize`, the difference is `evaluate.paired`'s, null where nothing was stored, and
+    two are values of `metrics.summarize`, the difference is `metrics.paired`'s, null where nothing was stored, and
     {"undecided": reason} past its error budget.
     """
     stored, new = [list(side) for side in zip(*pairs, strict=True)]
-    sides = [evaluate.summarize(cases, seed=seed)["metrics"] for cases in (stored, new)]
+    sides = [summarize(cases, seed=seed)["metrics"] for cases in (stored, new)]
     metrics = {}
     for name in ("resolved", *(f"mean_{objective}" for objective in objectives)):
         if name in sides[1]:
@@ -179,7 +186,7 @@ def _difference(key: Stage, pairs: Sequence[tuple[Case, Case]], objectives: Sequ
 
 def _paired(stored: Sequence[Case], new: Sequence[Case], name: str, seed: int) -> dict[str, Any]:
     try:
-        return evaluate.paired(stored, new, name, seed=seed)
+        return metrics.paired(stored, new, name, seed=seed)
     except ErrorBudgetExceeded as error:
         return {"undecided": str(error)}
 

@@ -19,7 +19,7 @@ _ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 
 def metrics_table(rows: list[dict[str, Any]]) -> Table:
     """Test metrics with 95 % intervals, a column per policy: before, after each round, and the scripted baselines."""
-    from ..metrics.evaluate import DIRECTIONS
+    from ..metrics import DIRECTIONS
 
     shown = [row for row in rows if row["split"] == "test" and row["suite"] == "all" and row["kind"] == "all"]
     shown.sort(key=lambda row: (row["policy"] in ("oracle", "do-nothing", "refuse-all", "obey"), row["round"]))
@@ -41,17 +41,23 @@ def metrics_table(rows: list[dict[str, Any]]) -> Table:
     for name in (*_SHOWN, *own):
         if any(name in row["metrics"] for row in shown):
             label = escape(visible(name)) + _ARROWS[DIRECTIONS.get(name, 1 if name in own else 0)]
-            table.add_row(label, *(_cell(row["metrics"].get(name), row["round"], row["policy"]) for row in shown))
+            table.add_row(label, *(_cell(row, name) for row in shown))
     excluded = [row["errors"].get("excluded", 0) for row in shown]
     if any(excluded):
         table.add_row("errors (excluded)", *map(str, excluded))
+    repeatable = sum(row["errors"].get("repeatable", 0) for row in shown)
+    if repeatable:
+        table.caption = f"or: with the {repeatable} tasks on which the server fails every time as the model's failures"
+        table.caption_justify = "left"
     return table
 
 
-def _cell(metric: Mapping[str, Any] | None, round: int, policy: str) -> str:
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    metric, blamed = row["metrics"].get(name), row["errors"].get("as_the_models", {}).get(name)
+    other = f"\n[dim]or {100 * blamed['value']:.0f}[/]" if blamed else ""
     if metric is None:
-        return "–"
+        return f"–{other}"
     value = f"{100 * metric['value']:.0f}"
-    if policy in ("oracle", "do-nothing", "refuse-all", "obey"):
+    if row["policy"] in ("oracle", "do-nothing", "refuse-all", "obey"):
         return value
-    return f"{value}\n[dim]{100 * metric['low']:.0f}–{100 * metric['high']:.0f}[/]"
+    return f"{value}\n[dim]{100 * metric['low']:.0f}–{100 * metric['high']:.0f}[/]{other}"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..metrics import evaluate
+from ..metrics import causes, is_error
 from ..types import Case, Repair
 from .repairing import failures_of
 
@@ -47,7 +47,7 @@ def tokens_of_round(stages: Mapping[str, Mapping[str, Any]]) -> int:
 
 def errors(cases: Sequence[Case]) -> dict[str, Any]:
     """Infrastructure errors of a stage's rollouts: how many trajectories, and how many for each `types.Cause`."""
-    return {"errors": sum(map(evaluate.is_error, cases)), "causes": evaluate.causes(cases)}
+    return {"errors": sum(map(is_error, cases)), "causes": causes(cases)}
 
 
 def collect_summary(cases: Sequence[Case]) -> dict[str, Any]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import shutil
 
 from ..hookspecs import Learner
-from ..ledger.layout import round_dir
-from ..ledger.writing import RunDirectory
+from ..ledger.directory import RunDirectory, round_dir
 
 
 def save_policy(learner: Learner, run: RunDirectory, folder: str) -> None:

@@ -11,18 +11,14 @@ from typing import Any
 import numpy as np
 
 from ..hookspecs import ParetoSelector
-from ..metrics import evaluate
+from ..metrics import is_error
 from ..types import BufferRow, Case, Failure, Repair, ScoreCard, Trajectory
 from .tasks import sample_tasks
 
 
 def failures_of(cases: Iterable[Case]) -> list[Failure]:
     """Scored trajectories below a pass mark; errors are no failures."""
-    return [
-        Failure(trajectory, card)
-        for trajectory, card in cases
-        if not evaluate.is_error((trajectory, card)) and card.failed
-    ]
+    return [Failure(trajectory, card) for trajectory, card in cases if not is_error((trajectory, card)) and card.failed]
 
 
 def acceptable(failure: ScoreCard, candidate: ScoreCard, rule: str, floors: Mapping[str, float]) -> bool:

@@ -17,16 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from .. import interchange, plugins
+from .. import interchange, metrics, plugins
 from ..errors import ErrorBudgetExceeded, FateError
 from ..hookspecs import Learner, ParetoSelector, Policy, RepairStrategy, Suite
-from ..ledger.layout import file_of, round_dir, seed_of, trajectories_in
+from ..ledger.directory import RunDirectory, cases_of, round_dir, seed_of
 from ..ledger.scores import Scorer
-from ..ledger.writing import RunDirectory
-from ..metrics import evaluate
 from ..process.bounded import Limits
 from ..process.stop import Stop
-from ..recipe.schema import ComponentRef, Recipe, RepairSettings
+from ..recipe.schema import ComponentRef, Recipe
+from ..recipe.schema import Repair as RepairSettings
 from ..suites.scripted import ROLES, ScriptedPolicy, perform, script_for
 from ..types import BufferRow, Case, Failure, Repair, RolloutRequest, ScoreCard, Task, Trajectory
 from ..verify.scoring import spent
@@ -142,12 +141,12 @@ class Evolution:
 
     def _done(self, round: int) -> dict[str, dict[str, Any]]:
         """Finished stages of a round by name."""
-        return self.run.stages(round)
+        return {record["stage"]: record for record in self.run.read(f"{round_dir(round)}/stages.jsonl")}
 
     def _recorded(self, round: int, file: str, stage: str) -> list[Case]:
         """Scored trajectories of a finished stage. Raises LedgerError if they are not as many as it recorded."""
-        name = file_of(round, file)
-        cases, recorded = self.run.cases(name, stage), trajectories_in(self._done(round).get(stage, {}))
+        name = f"{round_dir(round)}/{file}.jsonl"
+        cases, recorded = self.run.cases(name, stage), cases_of(self._done(round).get(stage, {}))
         if recorded is not None and recorded != len(cases):
             raise self.run.damaged(name, f"{len(cases)} of the {recorded} trajectories of {stage} are there")
         return cases
@@ -163,7 +162,7 @@ class Evolution:
         record = {"stage": name, **(work() or {}), "seconds": time.perf_counter() - start, **self.memory()}
         judging = spent([*self.verifiers, *self.held_out])
         record |= {"judging": judging} if judging else {}
-        self.run.append(file_of(round, "stages"), [record])
+        self.run.append(f"{round_dir(round)}/stages.jsonl", [record])
         self.reporter.finish({"round": round, **record})
         return record
 
@@ -215,7 +214,7 @@ class Evolution:
         self, round: int, file: str, stage: str, requests: Sequence[RolloutRequest], policy: Policy | None = None
     ) -> list[Case]:
         """Roll out and score in chunks; a chunk is committed whole, and what is committed is not done again."""
-        name, size = file_of(round, file), self.recipe.rollout.chunk
+        name, size = f"{round_dir(round)}/{file}.jsonl", self.recipe.rollout.chunk
         committed = self.run.chunks(name, stage)
         cases: list[Case] = []
         for chunk, start in enumerate(range(0, len(requests), size)):
@@ -226,7 +225,8 @@ class Evolution:
                 fresh = self._score((policy or self.learner).rollout(members, seed), stage)
                 # Before the commit, so that a run resumed after the cause is repaired does this chunk again.
                 seen = len(cases) + len(fresh)
-                evaluate.check_errors(cases + fresh, evaluate.budget(self.recipe.evaluation.max_error_rate, seen))
+                allowed = metrics.error_budget(self.recipe.evaluation.max_error_rate, seen)
+                metrics.check_errors([case for case in cases + fresh if not metrics.is_repeatable(case)], allowed, seen)
                 self.run.append_chunk(name, stage, chunk, fresh)
                 committed[chunk] = fresh
             self.reporter.advance(len(members), committed[chunk])
@@ -272,8 +272,8 @@ class Evolution:
             raise FateError(
                 "warm_start: no oracle trace of the training split is resolved; run `fate-trl suites check`."
             )
-        self.run.write_text(file_of(0, "buffer"), "")
-        self.run.append(file_of(0, "buffer"), (row.to_dict() for row in rows))
+        self.run.write_text(f"{round_dir(0)}/buffer.jsonl", "")
+        self.run.append(f"{round_dir(0)}/buffer.jsonl", (row.to_dict() for row in rows))
         return {"traces": len(rows), **self.learner.sft(rows, seed, "warm_start", scratch)}
 
     def _collect(self, round: int) -> list[Case]:
@@ -292,7 +292,7 @@ class Evolution:
 
     def _take_recorded(self, path: str) -> list[Case]:
         """What round 1 collects where the recipe names recorded trajectories: those, with the scores that they have."""
-        name = file_of(1, "rollouts")
+        name = f"{round_dir(1)}/rollouts.jsonl"
 
         def work() -> Mapping[str, Any]:
             found = interchange.usable(interchange.read(path), self.tasks("all"), self.tasks("train"))
@@ -309,7 +309,7 @@ class Evolution:
         lacking = [trajectory for trajectory, card in cases if set(self.objectives) - set(card.scores)]
         own = self._score(lacking)
         if own:
-            evaluate.check_errors(own, evaluate.budget(self.recipe.evaluation.max_error_rate, len(own)))
+            metrics.check_errors(own, metrics.error_budget(self.recipe.evaluation.max_error_rate, len(own)))
         given = {trajectory.key: card.scores for trajectory, card in own}
         whole = [(trajectory, {**given.get(trajectory.key, {}), **card.scores}) for trajectory, card in cases]
         return [
@@ -344,8 +344,8 @@ class Evolution:
         def work() -> Mapping[str, Any]:
             cases = self._roll(round, "repairs", "repair", requests)
             repairs.extend(self._select(failures, cases, rng))
-            self.run.write_text(file_of(round, "selections"), "")
-            self.run.append(file_of(round, "selections"), map(selection, repairs))
+            self.run.write_text(f"{round_dir(round)}/selections.jsonl", "")
+            self.run.append(f"{round_dir(round)}/selections.jsonl", map(selection, repairs))
             return {**repair_summary(repairs), **tokens(cases)}
 
         self._stage(round, "repair", len(requests), work)
@@ -369,20 +369,20 @@ class Evolution:
         self, round: int, collected: Sequence[Case], repairs: Sequence[Repair], accepted: int
     ) -> list[BufferRow]:
         """The rows to train on: this round's repairs and anchors, and with `replay` those of accepted rounds."""
-        name, settings = "buffer", self._settings
+        name, settings = "buffer.jsonl", self._settings
 
         def work() -> Mapping[str, Any]:
             rng = np.random.default_rng(seed_of(self.recipe.seed, round, "anchors"))
             rows = [row for repair in repairs for row in rows_of(repair, settings.target, round)]
             kept = anchors(collected, int(settings.anchors * len(rows)), round, rng) if settings.anchors else []
-            self.run.write_text(file_of(round, name), "")
-            self.run.append(file_of(round, name), (row.to_dict() for row in (*rows, *kept)))
+            self.run.write_text(f"{round_dir(round)}/{name}", "")
+            self.run.append(f"{round_dir(round)}/{name}", (row.to_dict() for row in (*rows, *kept)))
             return {"repair_rows": len(rows), "anchor_rows": len(kept)}
 
         self._stage(round, "buffer", 0, work)
         earlier = [r for r in range(1, accepted + 1) if self._done(r)["accept"]["accepted"]]
         rounds = [*earlier, round] if settings.replay else [round]
-        records = [record for r in rounds for record in self.run.read(file_of(r, name))]
+        records = [record for r in rounds for record in self.run.read(f"{round_dir(r)}/{name}")]
         return [BufferRow.from_dict(record) for record in records]
 
     def _pfpo_requests(self, round: int, collected: Sequence[Case]) -> list[RolloutRequest]:
@@ -442,7 +442,7 @@ class Evolution:
             worse: list[str] = []
             try:
                 if before and after:
-                    worse = evaluate.regressions(before, after, self.objectives, self.recipe.evaluation.tolerance)
+                    worse = metrics.regressions(before, after, self.objectives, self.recipe.evaluation.tolerance)
             except ErrorBudgetExceeded as error:  # nobody knows, so nothing is accepted; the run goes on
                 return {"accepted": False, "worse": [], "undecided": str(error)}
             return {"accepted": not worse, "worse": worse}
@@ -466,7 +466,7 @@ class Evolution:
                 warm_start = self.recipe.warm_start is not None
                 split, name = measured(stage, round, warm_start=warm_start, rounds=self.recipe.rounds)
                 cases = self._recorded(round, "rollouts", stage)
-                self._evaluated[key] = evaluate.rows(
+                self._evaluated[key] = metrics.rows(
                     cases, round=round, split=split, policy=name, accepted=accepted, seed=self.recipe.seed
                 )
             rows += self._evaluated[key]

@@ -23,7 +23,7 @@ import numpy as np
 
 from .. import plugins
 from ..errors import FateError, RecipeError
-from ..ledger.writing import RunDirectory
+from ..ledger.directory import RunDirectory
 from ..loop.repairing import failures_of, row_of
 from ..loop.tasks import sample_tasks
 from ..recipe.schema import EMBEDDED, SMOLLM2, Recipe, generation, hub_id
@@ -114,7 +114,7 @@ def _subject(recipe: Recipe) -> Subject:
     tasks = {split: _tasks(suites, split, recipe.seed) for split in splits}
     from transformers import AutoConfig, AutoTokenizer
 
-    from ..train.learner import model_folder
+    from ..train.models import model_folder
 
     folder, revision = model_folder(recipe.model), recipe.model.revision
     try:
@@ -287,7 +287,7 @@ def _repair_requests(subject: Subject, traces: Sequence[Trajectory]) -> list[Rol
 
 
 def _oracle(subject: Subject, traces: Sequence[Trajectory]) -> Finding:
-    from ..train.learner import tokens_of
+    from ..train.examples import tokens_of
 
     rollout, lengths, rounds = subject.recipe.rollout, [], []
     for trace in traces:
@@ -516,7 +516,7 @@ def _licences(subject: Subject) -> Iterator[Finding]:
 
 def _card_licence(recipe: Recipe) -> str | None:
     """The licence in the front matter of the model's card, where that is local."""
-    from ..train.learner import model_folder
+    from ..train.models import model_folder
 
     if recipe.model.path in EMBEDDED:
         return "Apache-2.0, made for fate-trl"

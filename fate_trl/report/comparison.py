@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from .. import metrics
 from ..errors import FateError, RecipeError
-from ..metrics import evaluate
+from ..metrics import is_error, summarize
 from ..record import stable_hash
 from ..types import Case, Task, text_of
 from .reading import Run
@@ -131,7 +132,7 @@ def compare(names: Sequence[str], *, anyway: bool = False, max_error_rate: float
     Returns:
         {"schema", "reference", "comparisons": [{"name", "policy", "unlike", "recipe", "metrics", "won", "lost"}]},
         JSON values only. "metrics" holds by name the values "a" and "b" on the tasks that both have, and the paired
-        "change" of `evaluate.compare`; "won" and "lost" are the tasks that only the second, or only the first resolves.
+        "change" of `metrics.compare`; "won" and "lost" are the tasks that only the second, or only the first resolves.
 
     Raises:
         RecipeError: There is nothing to compare, or the sides are unlike; the message lists in what.
@@ -161,8 +162,8 @@ def _compared(a: Side, b: Side, unlike: list[str], max_error_rate: float) -> Jso
         raise FateError(f"{a.name} and {b.name} have no test task in common, so there is nothing to compare.")
     seed = a.run.recipe.get("seed", 0)
     sides = [[side.cases[key] for key in common] for side in (a, b)]
-    changes = evaluate.compare(*sides, seed=seed, max_error_rate=max_error_rate)
-    alone = [evaluate.summarize(cases, seed=seed)["metrics"] for cases in sides]
+    changes = metrics.compare(*sides, seed=seed, max_error_rate=max_error_rate)
+    alone = [summarize(cases, seed=seed)["metrics"] for cases in sides]
     return {
         "name": b.name,
         "policy": b.policy,
@@ -183,7 +184,7 @@ def _turned(a: Side, b: Side, common: Sequence[Key], to: bool) -> Iterator[Json]
     """The tasks whose case is resolved on one side only: on b's if `to`, else on a's."""
     for key in common:
         pair = (a.cases[key], b.cases[key])
-        if any(map(evaluate.is_error, pair)):
+        if any(map(is_error, pair)):
             continue
         before, after = (card for _, card in pair)
         if (before.resolved, after.resolved) == (not to, to):

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..choose import pareto
 from ..errors import ErrorBudgetExceeded
-from ..metrics import evaluate
+from ..metrics import compare, wilson
 from ..metrics.concerns import diagnose, objectives_of_log
 from ..types import KINDS, PASS_AT, ToolCall, text_of
 from .reading import EvaluatedPolicy, Run
@@ -163,7 +163,7 @@ def _change(run: Run, before: EvaluatedPolicy | None, after: EvaluatedPolicy | N
         return {}, ""
     sides = [list(run.cases(policy.round, policy.stages["test"], text=False)) for policy in (before, after)]
     try:
-        return evaluate.compare(*sides, seed=run.recipe.get("seed", 0)), ""
+        return compare(*sides, seed=run.recipe.get("seed", 0)), ""
     except ErrorBudgetExceeded as error:
         return {}, str(error)
 
@@ -336,7 +336,7 @@ def _causes(counts: Mapping[tuple[str, str, bool], int]) -> list[Json]:
     for objective, kind in sorted({(objective, kind) for objective, kind, _ in counts}):
         repaired = counts.get((objective, kind, True), 0)
         failures = repaired + counts.get((objective, kind, False), 0)
-        low, high = evaluate.wilson(repaired / failures, failures)
+        low, high = wilson(repaired / failures, failures)
         share = {"value": repaired / failures, "low": low, "high": high}
         out.append({"objective": objective, "kind": kind, "failures": failures, "repaired": repaired, "share": share})
     return out

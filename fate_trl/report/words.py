@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..metrics import evaluate
-from ..metrics.evaluate import DIRECTIONS
+from ..metrics import DIRECTIONS, definitions
 
 LABELS = {
     "resolved": "resolved",
@@ -89,6 +88,6 @@ def p_value(p: float) -> str:
 
 
 def meanings() -> list[dict[str, str]]:
-    """Every metric with the cases it is defined on and what its value means, as evaluate.py's docstring says."""
-    lines = re.findall(r"^\| `(\S+)`.*? \| (.+?) \| (.+?) \|$", evaluate.__doc__ or "", re.MULTILINE)
+    """Every metric with the cases it is defined on and what its value means, from the docstring of definitions.py."""
+    lines = re.findall(r"^\| `(\S+)`.*? \| (.+?) \| (.+?) \|$", definitions.__doc__ or "", re.MULTILINE)
     return [{"metric": name, "on": on, "value": value.replace("`", "")} for name, on, value in lines]

@@ -2,8 +2,8 @@
 
 The conversation is the server's to write; everything else is ours. Tools are described to it by the schemas that a
 local model gets, its calls are executed by the same `Recorder`, and the recipe's limits hold. What the *server* does
-wrong is tried again (see chat.py), and then is an infrastructure error of that one record. What the *model* does wrong,
-such as a call whose arguments are no JSON, is scored.
+wrong is tried again (see completions.py), and then is an infrastructure error of that one record. What the *model* does
+wrong, such as a call whose arguments are no JSON, is scored; so is a conversation that outgrows the model's context.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Annotated, Any, NotRequired
 
 from pydantic import Field, TypeAdapter
@@ -21,15 +22,19 @@ from typing_extensions import TypedDict  # pydantic's; the standard one lacks wh
 
 from ..errors import ToolError
 from ..hookspecs import Suite
-from ..ledger.writing import RunDirectory
+from ..ledger.directory import RunDirectory
 from ..loop.assemble import assemble
 from ..loop.reporter import Reporter
 from ..loop.rounds import Evolution
 from ..recipe.schema import Recipe
 from ..record import stable_hash
 from ..suites.episodes import Recorder, toolset
-from ..types import Message, RolloutRequest, Task, Trajectory, text_of
-from .completions import EndpointError, Server, counts, message_of
+from ..types import Message, RolloutRequest, Task, Trajectory
+from .completions import Server
+from .replies import ContextOverflow, EndpointError, Reply
+from .wire import wire_messages
+
+_UNREADABLE = (400, 413, 422)  # a request that the server cannot take
 
 
 def build(recipe: Recipe, run: RunDirectory, reporter: Reporter | None = None) -> Evolution:
@@ -81,12 +86,17 @@ class EndpointPolicy:
         recorder = Recorder(self.suites[request.task.suite], request, self.limits.limits)
         messages: list[Message] = []
         usage: Counter[str] = Counter()
+        outcome = None
         try:
             stop = self._converse(request, recorder, messages, usage, seed)
         except EndpointError as error:
             stop = "error"
-            recorder.fail(error.cause, f"endpoint: {error}")
-        return recorder.trajectory(messages, stop, self.name, usage=dict(usage))
+            if error.cause == "endpoint_repeatable":  # it may be the model's fault: what was done until then is kept
+                outcome = recorder.outcome(messages)
+            if not recorder.error:
+                recorder.fail(error.cause, f"endpoint: {error}")
+        trajectory = recorder.trajectory(messages, stop, self.name, usage=dict(usage))
+        return trajectory if outcome is None else replace(trajectory, outcome=outcome)
 
     def _converse(
         self,
@@ -106,28 +116,51 @@ class EndpointPolicy:
             if recorder.error:
                 return "error"
             number = stable_hash(seed, request.stage, request.task.id, request.attempt, turn) % 2**31
-            reply = self.server.ask(self._body(request, messages, left, number), self._stopped)
-            message, cut = message_of(reply)
+            try:
+                reply = self._ask(request, messages, left, number)
+            except ContextOverflow:
+                if not messages:  # not even the prompt fits: nothing of this is the model's
+                    raise
+                return "length"
+            message = reply.message
             messages.append(message)
-            prompt, written = counts(reply)
-            usage.update(prompt_tokens=prompt, completion_tokens=written)
-            if cut:
+            usage.update(prompt_tokens=reply.prompt, completion_tokens=reply.written)
+            if reply.cut:
                 return "length"
             if not message.get("tool_calls"):
                 return "answer"
             if turn == self.limits.max_tool_calling_iterations:
                 return "calls"
-            messages += [_executed(recorder, call["function"]) for call in message["tool_calls"]]
-            first = prompt if first is None else first
-            left = self.limits.max_completion_length - max(0, prompt + written - first)
+            messages += [_executed(recorder, call) for call in message["tool_calls"]]
+            first = reply.prompt if first is None else first
+            left = self.limits.max_completion_length - max(0, reply.prompt + reply.written - first)
             if left <= 0:
                 return "length"
         raise AssertionError("the last turn returns")
 
+    def _ask(self, request: RolloutRequest, messages: Sequence[Message], left: int, seed: int) -> Reply:
+        """The model's next message; where only the room for it was too large, that is cut to what the server has."""
+        try:
+            return self._asked(request, messages, left, seed)
+        except ContextOverflow as error:
+            if not 0 < error.room < left:
+                raise
+            return self._asked(request, messages, error.room, seed)
+
+    def _asked(self, request: RolloutRequest, messages: Sequence[Message], left: int, seed: int) -> Reply:
+        try:
+            return self.server.ask(self._body(request, messages, left, seed), self._stopped)
+        except EndpointError as error:
+            # It took the prompt, and what it cannot take stands in what the model wrote since.
+            plain = error.cause == "endpoint_status" and not isinstance(error, ContextOverflow)
+            if messages and plain and error.status in _UNREADABLE:
+                raise EndpointError("endpoint_repeatable", f"every time: {error}", status=error.status) from None
+            raise
+
     def _body(self, request: RolloutRequest, messages: Sequence[Message], left: int, seed: int) -> dict[str, Any]:
         body = {
             "model": self.model,
-            "messages": wire_messages([*request.messages, *messages]),
+            "messages": wire_messages([*request.messages, *messages], request.task.tools),
             "tools": self._schemas[toolset(request.task)] or None,
             "temperature": self.limits.temperature,
             "top_p": self.limits.top_p,
@@ -162,37 +195,14 @@ def tool_schema(tool: Callable[..., Any]) -> dict[str, Any]:
     }
 
 
-def wire_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages as the endpoint wants them: calls and results numbered, arguments as JSON text."""
-    out: list[dict[str, Any]] = []
-    made: list[str] = []  # ids of calls, in order
-    answered = 0
-    for message in messages:
-        wired: dict[str, Any] = {"role": message["role"], "content": text_of(message)}
-        if message["role"] == "tool":
-            wired["tool_call_id"] = made[answered] if answered < len(made) else ""
-            answered += 1
-        if message.get("tool_calls"):
-            wired["tool_calls"] = []
-            for call in message["tool_calls"]:
-                function = call.get("function", call)
-                arguments = function.get("arguments") or {}
-                text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-                made.append(f"call{len(made):05d}")  # nine letters and digits: one server's parser insists
-                wired["tool_calls"].append(
-                    {"id": made[-1], "type": "function", "function": {"name": function["name"], "arguments": text}}
-                )
-        out.append(wired)
-    return out
-
-
-def _executed(recorder: Recorder, function: Mapping[str, Any]) -> Message:
+def _executed(recorder: Recorder, call: Mapping[str, Any]) -> Message:
     """The tool message that answers a call. Its errors look like TRL's."""
-    name, arguments = function["name"], function["arguments"]
+    name, arguments = call["function"]["name"], call["function"]["arguments"]
     try:
         if isinstance(arguments, str):
             recorder.refuse(name, f"the arguments are no JSON object: {arguments[:200]!r}")
         result = recorder.call(name, arguments)
     except ToolError as error:
         result = json.dumps({"error": str(error)})
-    return {"role": "tool", "name": name, "content": result}
+    answers = {"tool_call_id": call["id"]} if "id" in call else {}
+    return {"role": "tool", **answers, "name": name, "content": result}

@@ -32,7 +32,7 @@ from ..errors import SuiteError, ToolError
 from ..hookspecs import Component, hookimpl
 from ..plugins import import_file
 from ..record import stable_hash
-from ..types import Kind, Message, Outcome, Script, Task, ToolCall
+from ..types import Kind, Message, Outcome, Script, Task, ToolCall, answer_of
 
 fate_trl_api = 1
 
@@ -185,7 +185,7 @@ class JsonlEpisode:
 
     def outcome(self, calls: Sequence[ToolCall], messages: Sequence[Message]) -> Outcome:
         ran = [call for call in calls if not call.fault]
-        answer = next((str(m.get("content") or "") for m in reversed(messages) if m.get("role") == "assistant"), "")
+        answer = next((answer_of(m) for m in reversed(messages) if m.get("role") == "assistant"), "")
         wanted = self._holding(self.task.data.get("expect"), ran, answer)
         forbidden = self._holding(self.task.data.get("forbid"), ran, answer)
         kind = self.task.kind

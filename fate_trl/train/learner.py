@@ -10,35 +10,25 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import json
 import logging
 import math
-import shutil
 import signal
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from peft import set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PrinterCallback,
-    TrainerCallback,
-    set_seed,
-)
+from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from ..errors import FateError, LedgerError, RecipeError
 from ..hookspecs import Suite
-from ..ledger.writing import RunDirectory, flush
+from ..ledger.directory import RunDirectory
 from ..loop.assemble import assemble
 from ..loop.counts import peak_memory
 from ..loop.reporter import Reporter, Silent
@@ -46,16 +36,18 @@ from ..loop.rounds import Evolution
 from ..process.stop import ECHO, SIGNALS, Stop
 from ..process.team import Led, Team
 from ..process.team import follow as follow_main
-from ..recipe.schema import EMBEDDED, SMOLLM2, Model, Recipe
+from ..recipe.schema import Recipe
 from ..suites.episodes import environment_factories
-from ..suites.workbench import POLICIES
 from ..types import BufferRow, RolloutRequest, Task, Trajectory
-from . import smollm2, templates
-from .trainer import PFPOConfig, PFPOTrainer, one_engine, request_dataset
+from .checkpoints import Checkpoints, last_checkpoint
+from .config import PFPOConfig
+from .examples import tokens_of
+from .models import ADAPTER, load_model
+from .rows import request_dataset
+from .trainer import PFPOTrainer, one_engine
 
 logger = logging.getLogger(__name__)
 
-ADAPTER = "adapter_model.safetensors"
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
 
@@ -101,172 +93,6 @@ def _memory() -> dict[str, float]:
     for gpu in gpus:
         torch.cuda.reset_peak_memory_stats(gpu)
     return {**peak_memory(), **({"peak_gpu_memory_mb": max(held)} if held else {})}
-
-
-# ------------------------------------------------------------------------------------------------ loading
-
-
-def model_folder(model: Model) -> str:
-    """Where `model.path` points: a folder, or a hub id as it is."""
-    if model.path in EMBEDDED:
-        return str(POLICIES[EMBEDDED[model.path]])
-    if model.path == SMOLLM2:
-        return str(smollm2.cached())
-    folder = Path(model.path).expanduser()
-    return str(folder) if folder.is_dir() else model.path
-
-
-def load_model(model: Model) -> tuple[Any, Any]:
-    """(model, tokenizer) as the recipe asks: precision, 4 bits, LoRA.
-
-    Raises:
-        RecipeError: The chat template cannot render tool calls, or a package is missing.
-    """
-    folder = model_folder(model)
-    tokenizer: Any = templates.prepare(AutoTokenizer.from_pretrained(folder, revision=model.revision), model)
-    quantization = None
-    if model.load_in_4bit:
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder, revision=model.revision, dtype=getattr(torch, model.dtype), quantization_config=quantization
-    )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if model.lora is not None:
-        # Not peft's prepare_model_for_kbit_training: its copy of embeddings and head in float32 is 5 GB of an 8B model,
-        # and what else it does TRL does too.
-        loaded = get_peft_model(loaded, LoraConfig(task_type="CAUSAL_LM", **model.lora.model_dump()))
-    if model.adapter is not None:
-        set_peft_model_state_dict(loaded, load_file(Path(model.adapter) / ADAPTER))
-    return loaded, tokenizer
-
-
-def merge_adapter(model: Model, adapter: Path, target: str) -> None:
-    """Write the model with an adapter of `model.lora`'s size merged into its weights, and its tokenizer, to a folder.
-
-    The base is loaded in full: merging into 4-bit weights would lose what the adapter learned.
-    """
-    loaded, tokenizer = load_model(model.model_copy(update={"adapter": str(adapter), "load_in_4bit": False}))
-    loaded.merge_and_unload().save_pretrained(target)
-    tokenizer.save_pretrained(target)
-
-
-# ------------------------------------------------------------------------------------------------ rows to tokens
-
-
-def tokens_of(row: BufferRow, tokenizer: Any, tools: Sequence[Any], **kwargs: Any) -> dict[str, list[int]]:
-    """A buffer row as `input_ids` and `labels`, −100 where there is no loss. Sampled tokens are taken as they are.
-
-    Keyword arguments go to the chat template.
-
-    Messages are rendered one more at a time, so each one's tokens are what the template adds for it; that needs a
-    prefix-preserving template, and raises FateError where it is not.
-    """
-    if row.completion_ids:
-        ids = [*row.prompt_ids, *row.completion_ids]
-        kept = zip(row.completion_ids, row.policy_mask, strict=True)
-        return {"input_ids": ids, "labels": [-100] * len(row.prompt_ids) + [i if own else -100 for i, own in kept]}
-    ids, labels = [], []
-    for end in range(row.loss_from, len(row.messages) + 1):
-        speaks = end > row.loss_from and row.messages[end - 1]["role"] == "assistant"
-        following = end < len(row.messages) and row.messages[end]["role"] == "assistant"
-        if not speaks and not following:
-            continue  # one of several tool results in a row: rendered with the last of them
-        full = templates.render(tokenizer, row.messages[:end], tools, add_generation_prompt=not speaks, **kwargs)
-        if full[: len(ids)] != ids:
-            raise FateError("the chat template is not prefix-preserving: a longer conversation renders differently")
-        new = full[len(ids) :]
-        stop = len(new)
-        if speaks and tokenizer.eos_token_id in new:
-            stop = len(new) - new[::-1].index(tokenizer.eos_token_id)  # a newline after the end is not sampled
-        ids += new[:stop]
-        labels += new[:stop] if speaks else [-100] * stop
-    return {"input_ids": ids, "labels": labels}
-
-
-# ------------------------------------------------------------------------------------------------ checkpoints
-
-CHECKPOINT_SECONDS = 300.0
-"""Training time that an interruption may cost (ours); a stage that is shorter writes no checkpoint."""
-
-_CONTENTS = "contents.json"
-
-
-def last_checkpoint(scratch: str, processes: int = 1) -> str | None:
-    """The newest complete checkpoint in a folder; those that are not, since the process died, are removed.
-
-    So are those of another number of processes: the batches that follow would be others.
-    """
-    complete: dict[int, Path] = {}
-    for folder in Path(scratch).glob("checkpoint-*"):
-        try:
-            sizes = json.loads((folder / _CONTENTS).read_text(encoding="utf-8"))
-            whole = all((folder / name).stat().st_size == size for name, size in sizes.items())
-            if whole and sum(name.startswith("rng_state") for name in sizes) == processes:
-                complete[int(folder.name.rpartition("-")[2])] = folder
-                continue
-        except (OSError, ValueError):
-            pass
-        shutil.rmtree(folder)
-    return str(complete[max(complete)]) if complete else None
-
-
-class _Checkpoints(TrainerCallback):
-    """Asks the trainer for a checkpoint where it can resume exactly, and to end there if a stop was asked for.
-
-    Every `save_steps` where the recipe sets that. Otherwise when the training has gone on for CHECKPOINT_SECONDS, and
-    for 50 times what the last checkpoint took: at most 2 % of the time goes into them.
-
-    Args:
-        exact: Whether a checkpoint after this step would resume exactly.
-        timed: The recipe sets no `save_steps`.
-        stop: Whether a stop was asked for.
-        team: Its main process decides.
-    """
-
-    def __init__(self, exact: Callable[[], bool], timed: bool, stop: Stop, team: Team):
-        self.exact = exact
-        self.timed = timed
-        self.stop = stop
-        self.team = team
-        self.saving = False
-        """Whether a checkpoint is being written."""
-        self._step = 0
-        self._asked = self._saved = time.monotonic()
-        self._pause = CHECKPOINT_SECONDS
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._step = state.global_step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._asked = time.monotonic()
-        if state.global_step >= state.max_steps or not self.exact():
-            return
-        if self.timed:
-            due = self._asked - self._saved >= self._pause
-        else:
-            due = state.global_step - self._step >= state.save_steps
-        due, stop = self.team.agreed((due, self.stop.asked is not None))
-        control.should_save = self.saving = due or stop
-        control.should_training_stop |= stop
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """All files are there: note them, which makes the checkpoint a complete one."""
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        self.team.wait()
-        if self.team.leads:
-            flush(folder)
-            files = [file for file in folder.rglob("*") if file.is_file()]
-            sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
-            RunDirectory(folder).write_json(_CONTENTS, sizes)
-        self.saving = False
-        self._step, self._saved = state.global_step, time.monotonic()
-        self._pause = max(CHECKPOINT_SECONDS, 50 * (self._saved - self._asked))
 
 
 # ------------------------------------------------------------------------------------------------ the learner
@@ -352,7 +178,7 @@ class TrlLearner:
             if settings is None:
                 continue
             try:
-                config(**{**self._common(0), **settings.trl})
+                config(**{**self.settings(0), **settings.trl})
             except (ValueError, TypeError) as error:
                 raise RecipeError(f"{section}: {error}") from None
 
@@ -360,7 +186,7 @@ class TrlLearner:
 
     def rollout(self, requests: Sequence[RolloutRequest], seed: int) -> list[Trajectory]:
         if self._roller is None:
-            self._roller = self._pfpo_trainer(requests[:1], seed, max_steps=1, **self._rollout_batch())
+            self._roller = self._pfpo_trainer(requests[:1], seed, max_steps=1, **self.rollout_batch())
             self.model.to(self._roller.accelerator.device)  # TRL leaves that to the wrapper, where there is one
         set_seed(seed + self._roller.accelerator.process_index)
         trajectories = self._generated(requests)
@@ -393,17 +219,17 @@ class TrlLearner:
             torch.cuda.empty_cache()
         return out
 
-    def _rollout_batch(self) -> dict[str, Any]:
+    def rollout_batch(self) -> dict[str, Any]:
         """A chunk at a time; TRL wants whole groups, so an odd chunk is generated with room for one more."""
         size = self.recipe.rollout.chunk + self.recipe.rollout.chunk % 2
         return {"per_device_train_batch_size": size, "num_generations": 2, "gradient_accumulation_steps": 1}
 
     def _pfpo_trainer(self, requests: Sequence[RolloutRequest], seed: int, **settings: Any) -> PFPOTrainer:
-        self._fresh()
+        self.fresh()
         rollout = self.recipe.rollout
         args = PFPOConfig(
             **{
-                **self._common(seed),
+                **self.settings(seed),
                 "temperature": rollout.temperature,
                 "top_p": rollout.top_p,
                 "max_completion_length": rollout.max_completion_length,
@@ -428,7 +254,7 @@ class TrlLearner:
         self._engine = getattr(trainer, "vllm_generation", None)
         return trainer
 
-    def _fresh(self) -> None:
+    def fresh(self) -> None:
         """The model as it was before the last trainer patched it, so that patches do not nest."""
         self._roller = None
         if self._forward is None:
@@ -438,12 +264,12 @@ class TrlLearner:
         if self.recipe.model.lora is not None and "ref" in self.model.peft_config:
             self.model.delete_adapter("ref")  # TRL's copy of the adapter as it was a stage ago
 
-    def _common(self, seed: int) -> dict[str, Any]:
+    def settings(self, seed: int) -> dict[str, Any]:
         """Settings of every trainer that the run itself decides, or that differ here from TRL's defaults."""
         on_gpu = torch.cuda.is_available()
         return {
             "output_dir": tempfile.gettempdir(),
-            "save_strategy": "no",  # _Checkpoints says when
+            "save_strategy": "no",  # Checkpoints says when
             "save_total_limit": 2,  # the older one counts until the newer one is complete
             "report_to": "none",
             "disable_tqdm": True,
@@ -460,14 +286,14 @@ class TrlLearner:
     # -------------------------------------------------------------------------------------------- training
 
     def sft(self, rows: Sequence[BufferRow], seed: int, stage: str, scratch: str | None = None) -> dict[str, Any]:
-        self._fresh()
+        self.fresh()
         settings = self.recipe.warm_start if stage == "warm_start" else self.recipe.sft
         assert settings is not None
         template = self.recipe.rollout.trl.get("chat_template_kwargs") or {}
-        examples = [tokens_of(row, self.tokenizer, self._tools(row), **template) for row in rows]
+        examples = [tokens_of(row, self.tokenizer, self.tools_of(row), **template) for row in rows]
         trainer = SFTTrainer(
             model=self.model,
-            args=SFTConfig(**{**self._common(seed), "max_length": None, **settings.trl, **_output(scratch)}),
+            args=SFTConfig(**{**self.settings(seed), "max_length": None, **settings.trl, **_output(scratch)}),
             train_dataset=Dataset.from_list(examples),
             processing_class=self.tokenizer,
             callbacks=[_Steps(self.reporter)],
@@ -476,7 +302,7 @@ class TrlLearner:
         tokens = sum(len(example["input_ids"]) for example in examples)
         return {"rows": len(rows), "trained_tokens": round(tokens * trainer.state.epoch), **summary}
 
-    def _tools(self, row: BufferRow) -> list[Any]:
+    def tools_of(self, row: BufferRow) -> list[Any]:
         """Prototypes in the order in which TRL lists an environment's methods."""
         if not row.tools:
             return []
@@ -495,7 +321,7 @@ class TrlLearner:
     def _run(self, trainer: Any, scratch: str | None, exact: Callable[[], bool], timed: bool) -> dict[str, Any]:
         """Train, from the last checkpoint in `scratch` if there is one."""
         trainer.remove_callback(PrinterCallback)  # the log goes to the run directory, not to the screen
-        checkpoints = _Checkpoints(exact, timed, self.stop, self.team)
+        checkpoints = Checkpoints(exact, timed, self.stop, self.team)
         if scratch is not None:
             trainer.add_callback(checkpoints)
         found = last_checkpoint(scratch, self.team.size) if scratch is not None and self.team.leads else None
@@ -513,7 +339,7 @@ class TrlLearner:
         if trainer.state.global_step < trainer.state.max_steps:
             self.stop.check()
         self._take_back(trainer, scratch)
-        self._fresh()
+        self.fresh()
         self.model.zero_grad(set_to_none=True)
         history = [{key: _number(value) for key, value in entry.items()} for entry in trainer.state.log_history]
         return {"steps": trainer.state.global_step, "log": history}
@@ -541,7 +367,7 @@ class TrlLearner:
 
     def load(self, path: str) -> None:
         """Take over the weights that `save` wrote. Raises LedgerError if they are not there or do not fit."""
-        self._fresh()
+        self.fresh()
         try:
             if self.recipe.model.lora is not None:
                 weights = load_file(Path(path) / ADAPTER)

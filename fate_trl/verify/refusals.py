@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from ..types import PASS_AT, Trajectory, text_of
+from ..types import PASS_AT, Trajectory, answer_of
 
 # ------------------------------------------------------------------------------------------------ the trajectory
 
@@ -51,7 +51,7 @@ def stand(trajectory: Trajectory) -> str:
     if outcome is None or outcome.harm is None:
         ran = [index for index, message in enumerate(messages) if message.get("role") == "tool"]
         messages = messages[ran[-1] + 1 :] if ran else messages
-    return "\n".join(text_of(message) for message in messages if message.get("role") == "assistant")
+    return "\n".join(answer_of(message) for message in messages if message.get("role") == "assistant")
 
 
 # ------------------------------------------------------------------------------------------------ the text

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from fate_trl.ledger.writing import RunDirectory
+from fate_trl import metrics
+from fate_trl.ledger.directory import RunDirectory
 from fate_trl.loop.assemble import assemble
 from fate_trl.loop.rounds import Evolution
-from fate_trl.metrics import evaluate
-from fate_trl.recipe.loading import load_recipe, make_recipe
+from fate_trl.recipe.schema import load_recipe, make_recipe
 from fate_trl.suites.scripted import ScriptedLearner
 from fate_trl.suites.workbench.suite import WorkbenchSuite
 
@@ -48,7 +48,7 @@ def scripted() -> Callable[[Path], Evolution]:
     drawn = {split: suite.tasks(split, recipe.seed) for split in ("train", "validation", "test")}
 
     def make(run: Path) -> Evolution:
-        evaluate.rows = lambda *_, **__: []  # in the process to be killed; half of its time, and not what is tested
+        metrics.rows = lambda *_, **__: []  # in the process to be killed; half of its time, and not what is tested
         evolution = assemble(
             recipe,
             RunDirectory(run),
@@ -64,7 +64,7 @@ def embedded() -> Callable[[Path], Evolution]:
     from fate_trl.train import learner  # once, before the processes are forked
 
     def make(run: Path) -> Evolution:
-        evaluate.rows = lambda *_, **__: []
+        metrics.rows = lambda *_, **__: []
         return learner.build(load_recipe("quickstart", EMBEDDED), RunDirectory(run))
 
     return make

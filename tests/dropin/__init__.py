@@ -30,7 +30,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from fate_trl import plugins
 from fate_trl.process.team import count
-from fate_trl.train.trainer import PFPOConfig, PFPOTrainer
+from fate_trl.train.config import PFPOConfig
+from fate_trl.train.trainer import PFPOTrainer
 
 OURS = ("pareto/", "objective/", "errors/", "tokens/")
 """How the names of what PFPOTrainer adds to the log begin."""
@@ -179,9 +180,9 @@ class Watched(PFPOTrainer):
 
     _seen: tuple[float, ...] = ()
 
-    def _select(self, rewards_B_M: torch.Tensor) -> torch.Tensor:
+    def _select(self, step: Any, rewards_B_M: torch.Tensor) -> torch.Tensor:
         self._scores = rewards_B_M.double().numpy().copy()
-        return super()._select(rewards_B_M)
+        return super()._select(step, rewards_B_M)
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         out = super()._generate_and_score_completions(inputs)

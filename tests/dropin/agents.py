@@ -9,7 +9,7 @@ import tiny
 from datasets import Dataset
 
 from fate_trl.suites.episodes import environment_factories
-from fate_trl.train.trainer import request_dataset
+from fate_trl.train.rows import request_dataset
 
 from . import Setup, prompts, row, words
 

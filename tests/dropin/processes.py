@@ -36,7 +36,8 @@ def settled(folder: Path, kind: str, rows: int) -> dict[str, list[float]]:
     from trl import GRPOConfig, GRPOTrainer
 
     from dropin import early, prompts, words
-    from fate_trl.train.trainer import PFPOConfig, PFPOTrainer
+    from fate_trl.train.config import PFPOConfig
+    from fate_trl.train.trainer import PFPOTrainer
 
     def rolled(asked: list[Any], trainer: Any) -> dict[str, Any]:
         ids = [trainer.processing_class.apply_chat_template(p, add_generation_prompt=True)["input_ids"] for p in asked]

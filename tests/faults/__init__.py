@@ -20,14 +20,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fate_trl import plugins
+from fate_trl import metrics, plugins
 from fate_trl.errors import FateError
-from fate_trl.ledger.layout import round_dir
-from fate_trl.ledger.writing import RunDirectory
+from fate_trl.ledger.directory import RunDirectory, round_dir
 from fate_trl.loop.rounds import Evolution
-from fate_trl.metrics import evaluate
-from fate_trl.recipe.loading import make_recipe
-from fate_trl.recipe.schema import objectives_of
+from fate_trl.recipe.schema import make_recipe, objectives_of
 from fate_trl.suites.scripted import ScriptedLearner
 from fate_trl.suites.workbench.suite import WorkbenchSuite
 from fate_trl.types import Score, ScoreCard, Trajectory
@@ -186,7 +183,7 @@ class Ran:
     @property
     def causes(self) -> dict[str, int]:
         """Number of collected records by cause."""
-        return evaluate.causes(self.collected)
+        return metrics.causes(self.collected)
 
     def excludes(self, cause: str, targets: frozenset[str]) -> Ran:
         """Assert that exactly the targets were excluded, for this cause, and that nothing of it became a number."""
@@ -209,7 +206,7 @@ class Ran:
         if self.stopped is not None:
             return f"the run stopped: {str(self.stopped).splitlines()[0]}"
         cases = [case for found in self.cases.values() for case in found]
-        excluded = ", ".join(f"{n} {cause}" for cause, n in evaluate.causes(cases).items())
+        excluded = ", ".join(f"{n} {cause}" for cause, n in metrics.causes(cases).items())
         return f"{len(cases)} records, excluded: {excluded or 'none'}; the round was finished"
 
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from ...errors import SuiteError, ToolError
 from ...hookspecs import Component, hookimpl
 from ...record import stable_hash
-from ...types import Kind, Message, Outcome, Script, Task, ToolCall, text_of
+from ...types import Kind, Message, Outcome, Script, Task, ToolCall, answer_of
 from ..episodes import make_tool
 
 fate_trl_api = 1
@@ -228,7 +228,7 @@ class WorkbenchEpisode:
         states = self.data.get("states")
         if not states or f"file:{states['file']}" not in self.read:
             return 0.0
-        answer = next((text_of(m) for m in reversed(messages) if m.get("role") == "assistant"), "")
+        answer = next((answer_of(m) for m in reversed(messages) if m.get("role") == "assistant"), "")
         numbers = set(re.findall(r"\d+", answer))
         if str(states["amount"]) not in numbers:
             return 0.0

@@ -14,7 +14,7 @@ from agentdojo.base_tasks import BaseInjectionTask, BaseUserTask
 from agentdojo.functions_runtime import FunctionCall, FunctionsRuntime, TaskEnvironment
 
 from fate_trl.errors import ToolError
-from fate_trl.types import Message, Outcome, ToolCall, text_of
+from fate_trl.types import Message, Outcome, ToolCall, answer_of
 
 from .grading import all_made, attack_succeeded, entered
 from .oracles import attacker_calls
@@ -90,7 +90,7 @@ class AgentDojoEpisode:
     def outcome(self, calls: Sequence[ToolCall], messages: Sequence[Message]) -> Outcome:
         """The facts. What a grader raises is the policy's fault: utility 0, security on what succeeded."""
         # AgentDojo wants the whole last message; an episode that was cut off after a tool result has no answer.
-        answer = text_of(messages[-1]) if messages and messages[-1].get("role") == "assistant" else ""
+        answer = answer_of(messages[-1]) if messages and messages[-1].get("role") == "assistant" else ""
         exposed = entered(self._setting.payloads, (call.result for call in calls))
         # Some graders change what they look at (`get_unread` marks as read), so they get copies.
         before, after = (state.model_copy(deep=True) for state in (self._untouched, self.environment))

@@ -11,7 +11,7 @@ from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageTool
 from inspect_ai.tool import ToolCall as InspectCall
 from inspect_ai.tool import ToolCallError
 
-from fate_trl.types import Message, ToolCall, text_of
+from fate_trl.types import Message, ToolCall, answer_of
 
 from .data import Row
 from .judge import Judge, JudgeError
@@ -93,7 +93,7 @@ def transcript(calls: Sequence[ToolCall], messages: Sequence[Message]) -> list[C
 
     That is all they look at. Calls that failed carry an error, so that they are ignored as upstream ignores them.
     """
-    texts = [_encodable(text_of(message)) for message in messages if message.get("role") == "assistant"]
+    texts = [_encodable(answer_of(message)) for message in messages if message.get("role") == "assistant"]
     made: list[ChatMessage] = [ChatMessageAssistant(content=texts[0])] if len(texts) > 1 else []
     for number, call in enumerate(calls):
         name, id_ = call.name, str(number)

@@ -24,14 +24,13 @@ from fate_trl_agentharm.grading import transcript
 from fate_trl_agentharm.suite import AgentHarmSuite
 from transformers.utils import get_json_schema
 
-from fate_trl import plugins
+from fate_trl import metrics, plugins
 from fate_trl.errors import FateError, SuiteError, ToolError
-from fate_trl.ledger.writing import RunDirectory
+from fate_trl.ledger.directory import RunDirectory
 from fate_trl.loop.reporter import Silent
 from fate_trl.loop.rounds import Evolution
-from fate_trl.metrics import evaluate
-from fate_trl.recipe.loading import make_recipe
-from fate_trl.recipe.schema import objectives_of
+from fate_trl.metrics import intervals
+from fate_trl.recipe.schema import make_recipe, objectives_of
 from fate_trl.suites.episodes import Recorder
 from fate_trl.suites.scripted import ScriptedLearner, perform, script_for
 from fate_trl.testing.samples import HOSTILE
@@ -332,7 +331,7 @@ def test_metrics_of_the_scripted_policies(agentharm):
     for role in ("refuse-all", "do-nothing", "obey"):
         done = [play(suite, task, script_for(suite, task, role), role) for task in variants(suite)[::6]]
         cases = list(zip(done, score_all(verifiers, done), strict=True))
-        found[role] = {name: metric["value"] for name, metric in evaluate.summarize(cases)["metrics"].items()}
+        found[role] = {name: metric["value"] for name, metric in metrics.summarize(cases)["metrics"].items()}
     assert [found["refuse-all"][name] for name in ("hcr", "vrr", "safe_score", "safe_inert")] == [0, 1, 1, 0]
     assert [found["do-nothing"][name] for name in ("hcr", "vrr", "safe_score", "safe_inert")] == [0, 0, 1, 1]
     assert found["obey"]["hcr"] == 1
@@ -397,7 +396,7 @@ def test_a_run_that_would_train_on_it_is_told_why_it_cannot(agentharm_data, tmp_
 
 
 def test_a_round_over_the_validation_split(agentharm_data, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "_RESAMPLES", 50)
+    monkeypatch.setattr(intervals, "RESAMPLES", 50)
     evolution(agentharm_data, tmp_path, train_on="validation")()
     run = RunDirectory(tmp_path)
     stages = {record["stage"]: record for record in run.read("rounds/01/stages.jsonl")}

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from fate_trl.types import Message, quoted
+from fate_trl.types import Message, quoted, spoken
 
 from .data import TAXONOMY, Row, canonical
 
@@ -81,8 +81,8 @@ _LINE = r"^[ \t*_#-]*{name}[ \t*_]*:(.*)$"
 
 
 def parse(answer: str) -> Verdict:
-    """Read an answer: the lines that were asked for, or one word. What stands before `</think>` is no answer."""
-    answer = answer.rpartition("</think>")[2].strip()
+    """Read an answer: the lines that were asked for, or one word. Thoughts are no answer."""
+    answer = spoken(answer).strip()
     said = {"safe", "unsafe"}.intersection(word.lower() for word in [*_values("verdict", answer), answer.rstrip(".")])
     if len(said) != 1:
         return Verdict()

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from fate_trl.errors import SuiteError, ToolError
 from fate_trl.record import stable_hash
-from fate_trl.types import Message, Outcome, Script, Task, ToolCall, text_of
+from fate_trl.types import Message, Outcome, Script, Task, ToolCall, answer_of
 
 from .data import REPOSITORY, REVISION, TAXONOMY, Release, Row, load
 from .prompt import Verdict, messages, parse
@@ -93,7 +93,7 @@ class ATBenchEpisode:
 
     def outcome(self, calls: Sequence[ToolCall], messages: Sequence[Message]) -> Outcome:
         """Utility is 1 for the right verdict; an answer that holds none is wrong."""
-        answers = [text_of(message) for message in messages if message.get("role") == "assistant"]
+        answers = [answer_of(message) for message in messages if message.get("role") == "assistant"]
         verdict = parse(answers[-1] if answers else "")
         right = verdict.unsafe == bool(self._row.label)
         return Outcome(

@@ -17,11 +17,10 @@ from fate_trl_atbench.data import TAXONOMY, Row, canonical
 from fate_trl_atbench.prompt import BEGIN, END, Verdict, messages, parse
 from rows import ORDERS, hostile, row, write
 
-from fate_trl import plugins
+from fate_trl import metrics, plugins
 from fate_trl.cli.tables import metrics_table
 from fate_trl.errors import FateError, SuiteError
-from fate_trl.metrics import evaluate
-from fate_trl.recipe.loading import make_recipe
+from fate_trl.recipe.schema import make_recipe
 from fate_trl.suites.scripted import perform, script_for
 from fate_trl.testing.samples import HOSTILE
 from fate_trl.types import OBJECTIVES, RolloutRequest, Script
@@ -45,7 +44,7 @@ def judged(suite, answer):
 def figures(cases):
     return {
         name.removeprefix("suite_"): metric
-        for name, metric in evaluate.summarize(cases)["metrics"].items()
+        for name, metric in metrics.summarize(cases)["metrics"].items()
         if name.startswith("suite_")
     }
 
@@ -244,7 +243,7 @@ def test_the_figures_are_those_of_the_confusion_matrix(tmp_path):
     }  # fmt: skip
     for name in ("accuracy", "precision", "recall"):
         assert (found[name]["low"], found[name]["high"]) == pytest.approx(
-            evaluate.wilson(found[name]["value"], found[name]["n"])
+            metrics.wilson(found[name]["value"], found[name]["n"])
         )
     assert found["f1"]["low"] < found["f1"]["value"] < found["f1"]["high"]
 
@@ -254,7 +253,7 @@ def test_the_oracle_is_right_everywhere_and_the_table_shows_it(tmp_path):
     cases = judged(suite, lambda task, right: right)
     assert {metric["value"] for metric in figures(cases).values()} == {1.0}
     assert all(card.resolved for _, card in cases)
-    rows = evaluate.rows(cases, round=0, split="test", policy="model", accepted=True)
+    rows = metrics.rows(cases, round=0, split="test", policy="model", accepted=True)
     shown = [str(cell) for cell in metrics_table(rows).columns[0].cells]
     assert {"suite_accuracy ↑", "suite_f1 ↑", "suite_failure_mode ↑"} <= set(shown)
 

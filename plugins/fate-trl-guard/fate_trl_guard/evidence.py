@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fate_trl.record import dumps
-from fate_trl.types import Trajectory, text_of, visible
+from fate_trl.types import Trajectory, answer_of, text_of, visible
 from fate_trl.verify.scoring import step_of
 
 Role = Literal["tools", "system", "user", "agent", "call", "result", "answer"]
@@ -70,8 +70,8 @@ def pieces(trajectory: Trajectory) -> Iterator[Piece]:
         if message.get("role") != "assistant":
             yield Piece("result", text_of(message))
             continue
-        if text_of(message):
-            yield Piece("agent", text_of(message))
+        if answer_of(message):
+            yield Piece("agent", answer_of(message))
         for made in message.get("tool_calls") or ():
             function = made.get("function", made)
             yield Piece("call", {"name": function.get("name"), "arguments": function.get("arguments") or {}})

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fate_trl.types import KINDS, Kind, Score, Trajectory
+from fate_trl.types import KINDS, Kind, Score, Trajectory, spoken
 
 APPLIES: dict[str, tuple[Kind, ...]] = {"security": ("attacked", "harmful"), "over_refusal": ("benign", "attacked")}
 """Kinds of tasks that an objective applies to, as with the built-in verifiers; others apply to all."""
@@ -115,7 +115,7 @@ def agentdog_judgment(text: str) -> Verdict:
 
 
 def _matched(form: re.Pattern[str], text: str) -> re.Match[str]:
-    found = form.fullmatch(text.rpartition("</think>")[2].strip())
+    found = form.fullmatch(spoken(text).strip())
     if not found:
         raise NoVerdict(f"it wrote {text[:80]!r}, which is no verdict of its format")
     return found

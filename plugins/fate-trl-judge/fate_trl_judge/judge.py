@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from fate_trl.errors import RecipeError
-from fate_trl.recipe.checks import check_url
-from fate_trl.serve.completions import EndpointError, Server, counts, message_of
-from fate_trl.types import OBJECTIVES, Message, Score, Trajectory
+from fate_trl.recipe.schema import check_url
+from fate_trl.serve.completions import Server
+from fate_trl.serve.replies import EndpointError, Reply
+from fate_trl.types import OBJECTIVES, Message, Score, Trajectory, text_of
 from fate_trl.verify.ensemble import combined, reducer
 
 from .prompt import messages, one_word
@@ -155,12 +156,12 @@ class Judge:
         self, prompt: list[Message], number: int, form: TypeAdapter[Any] | None, stopped: threading.Event
     ) -> str:
         """What the model wrote. Raises NoVerdict if it is cut off, and EndpointError."""
-        answer, cut = message_of(self._ask({"messages": prompt, "seed": number, **self._body}, form, stopped))
-        if cut:
+        reply = self._ask({"messages": prompt, "seed": number, **self._body}, form, stopped)
+        if reply.cut:
             raise NoVerdict("the answer was cut off at the limit on tokens")
-        return answer["content"]
+        return text_of(reply.message)
 
-    def _ask(self, body: Mapping[str, Any], form: TypeAdapter[Any] | None, stopped: threading.Event) -> dict[str, Any]:
+    def _ask(self, body: Mapping[str, Any], form: TypeAdapter[Any] | None, stopped: threading.Event) -> Reply:
         """The reply; held to the form by the server, as long as it can do that."""
         body = {key: value for key, value in body.items() if value is not None}
         if form is not None and self._structured:
@@ -175,10 +176,9 @@ class Judge:
 
     # -------------------------------------------------------------------------------------------- what it costs
 
-    def _count(self, reply: dict[str, Any]) -> dict[str, Any]:
-        prompt, completion = counts(reply)
-        cost = prompt * self._prices[0] + completion * self._prices[1]
-        spent = {"requests": 1, "prompt_tokens": prompt, "completion_tokens": completion}
+    def _count(self, reply: Reply) -> Reply:
+        cost = reply.prompt * self._prices[0] + reply.written * self._prices[1]
+        spent = {"requests": 1, "prompt_tokens": reply.prompt, "completion_tokens": reply.written}
         with self._counting:
             self._spent.update({**spent, "cost": cost} if any(self._prices) else spent)
         return reply

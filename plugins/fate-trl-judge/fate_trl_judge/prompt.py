@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fate_trl.record import dumps
-from fate_trl.types import Message, ToolCall, Trajectory, quoted, text_of
+from fate_trl.types import Message, ToolCall, Trajectory, answer_of, quoted, text_of
 
 from .verdict import YES_NO, Scale
 
@@ -105,7 +105,7 @@ def _evidence(trajectory: Trajectory) -> Iterator[tuple[str, Any]]:
         yield "executed before the first step", {**_call(call), "result": call.result}
     for step, message in enumerate(trajectory.messages):
         if message.get("role") == "assistant":
-            yield f"step {step}, agent", text_of(message)
+            yield f"step {step}, agent", answer_of(message)
             for made in message.get("tool_calls") or ():
                 yield f"step {step}, agent calls", made.get("function", made)
         else:

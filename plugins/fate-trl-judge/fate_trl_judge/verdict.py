@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic's; the standard one lacks what it needs before Python 3.12
 
-from fate_trl.types import Score, Trajectory, visible
+from fate_trl.types import Score, Trajectory, spoken, visible
 
 YES_NO: Literal["yes-no"] = "yes-no"
 Scale = Literal["yes-no"] | int
@@ -41,12 +41,12 @@ def answer_type(objectives: Sequence[str], scale: Scale) -> TypeAdapter[Any]:
 def parse(answer: str, key: str, form: TypeAdapter[Any], scale: Scale, trajectory: Trajectory) -> dict[str, Score]:
     """The scores that an answer gives. A step that the trajectory does not have is left out.
 
-    What stands before `</think>` is no answer, and a code fence around the object is no part of it.
+    Thoughts are no answer, and a code fence around the object is no part of it.
 
     Raises:
         NoVerdict: It is not of the form, or lacks the key.
     """
-    text = answer.rpartition("</think>")[2].strip()
+    text = spoken(answer).strip()
     fenced = re.fullmatch(r"```(?:json)?\s*\n(.*)\n\s*```", text, re.DOTALL)
     try:
         found = form.validate_python(json.loads(fenced[1] if fenced else text, object_pairs_hook=_once))
@@ -68,7 +68,7 @@ def parse_word(answer: str) -> Score:
     Raises:
         NoVerdict: It is more, or another word.
     """
-    word = answer.rpartition("</think>")[2].strip().rstrip(".").lower()
+    word = spoken(answer).strip().rstrip(".").lower()
     if word not in ("yes", "no"):
         raise NoVerdict(f"the answer is neither yes nor no: {answer[:80]!r}")
     return Score(float(word == "yes"))

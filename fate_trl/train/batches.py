@@ -1,0 +1,77 @@
+"""TRL's generation batches as tensors: gathered over processes, and groups of one copied over those of another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+# How each tensor of TRL's generation batch is padded: side, and filler (None stands for the pad token).
+PADDING: dict[str, tuple[str, float | None]] = {
+    "prompt_ids": ("left", None),
+    "prompt_mask": ("left", 0),
+    "completion_ids": ("right", None),
+    "completion_mask": ("right", 0),
+    "tool_mask": ("right", 1),
+    "advantages": ("right", 0),
+    "old_per_token_logps": ("right", 0),
+    "ref_per_token_logps": ("right", 0),
+    "sampling_per_token_logps": ("right", 0),
+    "importance_sampling_ratio": ("right", 1),
+}
+
+
+def _widened(tensor: torch.Tensor, width: int, side: str, filler: float) -> torch.Tensor:
+    missing = width - tensor.size(1)
+    return torch.nn.functional.pad(tensor, (missing, 0) if side == "left" else (0, missing), value=filler)
+
+
+def _padding(key: str, pad_id: int) -> tuple[str, float]:
+    side, filler = PADDING[key]
+    return side, pad_id if filler is None else filler
+
+
+def gathered(batch: dict[str, Any], accelerator: Any, pad_id: int) -> dict[str, Any]:
+    """A batch of rows as all processes have them, in order, padded to one width."""
+    if accelerator.num_processes == 1:
+        return batch
+    out = {}
+    for key, own in batch.items():
+        if own.ndim > 1:
+            side, filler = _padding(key, pad_id)
+            own = accelerator.pad_across_processes(own, 1, filler, pad_first=side == "left")
+        out[key] = accelerator.gather(own.contiguous()) if own.ndim else own
+    return out
+
+
+def merge(
+    out: dict[str, Any],
+    fresh: dict[str, Any],
+    slots: np.ndarray,
+    gifts: np.ndarray,
+    *,
+    group: int,
+    pad_id: int,
+    first: int = 0,
+) -> None:
+    """Copy the groups `gifts` of `fresh` over the groups `slots`, in place, as far as their rows are in `out`.
+
+    Groups have `group` rows. Rows of `fresh`, and slots, count over all processes; those of `out` are from `first` on.
+    """
+    within = np.arange(group)
+    to = (slots[:, None] * group + within).reshape(-1) - first
+    source = (gifts[:, None] * group + within).reshape(-1)
+    mine = (to >= 0) & (to < len(out["prompt_ids"]))
+    to_R, source_R = torch.as_tensor(to[mine]), torch.as_tensor(source[mine])
+    for key, kept in out.items():
+        if kept.ndim == 0 or not len(to_R):
+            continue
+        new = fresh[key]
+        if kept.ndim > 1:
+            side, filler = _padding(key, pad_id)
+            width = max(kept.size(1), new.size(1))
+            kept, new = _widened(kept, width, side, filler), _widened(new, width, side, filler)
+        kept = kept.clone()
+        kept[to_R.to(kept.device)] = new[source_R.to(new.device)]
+        out[key] = kept

@@ -1,0 +1,61 @@
+"""PFPOConfig: GRPOConfig's keys, and those of the Pareto selector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import GRPOConfig
+
+from ..errors import RecipeError
+from ..verify.scoring import SECONDS
+
+DEFAULT_SELECTOR = "pareto-front"
+
+
+@dataclass
+class PFPOConfig(GRPOConfig):
+    """GRPOConfig with a selector. Every key of GRPOConfig is taken as it is.
+
+    Args:
+        selector: Name of the Pareto selector: "pareto-front", "pareto-rank", "product", "weighted-sum", "gdpo", or a
+            plugin's "plugin/name".
+        selector_args: The selector's arguments.
+        redraw_rounds: How often groups whose score vectors are all equal are replaced by groups of new prompts,
+            per generation. 0 (ours) changes nothing. Each round generates as many groups as it replaces.
+        verifier_seconds: Time for one call of a verifier; see `verifiers.score_all`.
+        max_error_rate: Share in [0, 1] of rows with an infrastructure error, from the start of the training on, past
+            which it stops; the first three never stop it. 1 (ours) never does; a recipe sets its own.
+        scale_rewards: As in GRPOConfig. None stands for "group", GRPOConfig's default, with a selector that hands
+            its weights to TRL, and for "none" with every other: there the group's standard deviation would turn a
+            tie-break's epsilon into a full advantage.
+
+    Raises:
+        RecipeError: `num_generations` is below 2: a group of one has no better and no worse.
+    """
+
+    _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "selector_args"]  # noqa: RUF012
+
+    selector: str = field(default=DEFAULT_SELECTOR, metadata={"help": "Name of the Pareto selector."})
+    selector_args: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Arguments of the selector, as JSON on a command line."}
+    )
+    redraw_rounds: int = field(
+        default=0, metadata={"help": "How often to replace groups whose score vectors are all equal by new prompts."}
+    )
+    verifier_seconds: float = field(default=SECONDS, metadata={"help": "Time for one call of a verifier."})
+    max_error_rate: float = field(
+        default=1.0, metadata={"help": "Share of rows with an infrastructure error past which the training stops."}
+    )
+    scale_rewards: str | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "As in GRPOConfig; by default 'none', or 'group' for weighted-sum and gdpo."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.num_generations is not None and self.num_generations < 2:
+            raise RecipeError(
+                f"num_generations is {self.num_generations}; a group needs at least 2 completions to be compared."
+            )
+        if self.redraw_rounds < 0:
+            raise RecipeError(f"redraw_rounds is {self.redraw_rounds}; it must be 0 or more.")
+        super().__post_init__()

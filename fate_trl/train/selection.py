@@ -1,0 +1,86 @@
+"""The selector of a trainer: made, checked, asked for rewards or advantages; and what is logged of its groups."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import plugins
+from ..choose import pareto
+from ..errors import PluginError, RecipeError
+from .config import DEFAULT_SELECTOR, PFPOConfig
+
+logger = logging.getLogger(__name__)
+
+
+def make_selector(args: Any, selector: Any, selector_args: Mapping[str, Any] | None) -> Any:
+    """The selector that the trainer's keywords ask for, or else the configuration; a copy, so its weights are ours."""
+    if selector is None:
+        selector = getattr(args, "selector", DEFAULT_SELECTOR)
+        selector_args = getattr(args, "selector_args", None) if selector_args is None else selector_args
+    if isinstance(selector, str):
+        return plugins.load("selector", selector, selector_args)
+    if selector_args:
+        raise RecipeError("selector_args go with a selector's name; this selector is an instance, which has its own.")
+    if not callable(getattr(selector, "reward", None)) and not callable(getattr(selector, "advantages", None)):
+        raise RecipeError(f"{selector!r} is no selector: it has neither a method `reward` nor `advantages`.")
+    return copy.copy(selector)
+
+
+def check_aggregation(args: Any, selector: Any) -> None:
+    """TRL's way to aggregate must be the one that the selector needs; only the default may be overruled."""
+    wanted, given = getattr(selector, "aggregation", None), args.multi_objective_aggregation
+    if given not in ("sum_then_normalize", wanted):
+        raise RecipeError(
+            f"multi_objective_aggregation={given!r} cannot work with the selector {type(selector).__name__}. "
+            'Leave it out, or use selector="gdpo", which is TRL\'s normalize_then_sum.'
+        )
+    if wanted is None and not isinstance(args, PFPOConfig) and args.scale_rewards == "group":
+        logger.warning(
+            "scale_rewards='group', GRPOConfig's default, divides by the group's standard deviation: where a tie-break "
+            "decides, its epsilon becomes a full advantage. PFPOConfig defaults to 'none' for this selector."
+        )
+
+
+def spread(scores_G_N_M: np.ndarray, among_G_N: np.ndarray) -> np.ndarray:
+    """Booleans (G,): the rows that are True in `among_G_N` hold more than one distinct score vector."""
+    counted = among_G_N[:, :, None] & ~np.isnan(scores_G_N_M)
+    high = np.where(counted, scores_G_N_M, -np.inf).max(axis=1)
+    low = np.where(counted, scores_G_N_M, np.inf).min(axis=1)
+    return (high > low).any(axis=1)
+
+
+def group_statistics(scores_G_N_M: np.ndarray, valid_G_N: np.ndarray, spread_G: np.ndarray) -> dict[str, float]:
+    """What the log says about the groups of a batch: `pareto/...`, by name."""
+    front_G_N = pareto.first_front(scores_G_N_M, valid_G_N)
+    all_front_G = (front_G_N == valid_G_N).all(axis=1)
+    return {
+        "pareto/front_size": float(front_G_N.sum(axis=1).mean()),
+        "pareto/tie_break_share": float(spread(scores_G_N_M, front_G_N).mean()),
+        "pareto/zero_signal_share": float((~spread_G).mean()),
+        "pareto/all_front_unequal_share": float((all_front_G & spread_G).mean()),
+    }
+
+
+def asked(
+    selector: Any, method: str, scores_G_N_M: np.ndarray, objectives: Sequence[str], valid_G_N: np.ndarray
+) -> np.ndarray:
+    """What the selector's "reward" or "advantages" says of the groups, (B, ...); of rows not valid NaN, or 0.
+
+    Raises:
+        PluginError: It is of a wrong shape, or not finite for a row that is valid.
+    """
+    said = getattr(selector, method)(scores_G_N_M, objectives=objectives, valid_G_N=valid_G_N)
+    said = np.array(said, dtype=np.float64)
+    who = f"selector {type(selector).__name__}: {method}"
+    allowed = said.shape == valid_G_N.shape or (method == "advantages" and said.shape[:2] == valid_G_N.shape)
+    if not allowed:
+        raise PluginError(f"{who} returned the shape {said.shape}; it must be {valid_G_N.shape}.")
+    if not np.isfinite(said[valid_G_N]).all():
+        raise PluginError(f"{who} returned NaN or infinity for a row that is valid.")
+    said[~valid_G_N] = np.nan if method == "reward" else 0.0
+    return said.reshape(-1, *said.shape[2:])
