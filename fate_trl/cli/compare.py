@@ -1,4 +1,4 @@
-"""`fate-trl compare`: policies of several runs, case by case on the same test tasks."""
+"""`fate-trl compare`: policies of several runs, or results that other tools made, case by case."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from ..errors import RecipeError
+from ..interchange.results import Columns, recognised
+from ..metrics.columns import Correction
 from ..report import words
 from ..report.comparison import compare
 from ..report.page import render
+from ..report.results import compare_results
 from .console import AsJson, out, print_json, visible
 from .report import say_where, write_page
 
@@ -22,21 +26,53 @@ _STYLES = {"better": "green", "worse": "red", "unclear": "dim", "": ""}
 
 def compare_runs(
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN[@POLICY]…", help="The first is what the others are compared with.")
+        list[str],
+        typer.Argument(metavar="RUN[@POLICY]…|FILE…", help="The first is what the others are compared with."),
     ],
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Write an HTML page too.")] = "",
     anyway: Annotated[bool, typer.Option("--anyway", help="Compare across splits and versions.")] = False,
     max_error_rate: Annotated[float, typer.Option(min=0, max=1, help="Share of cases that may have an error.")] = 0.02,
+    case: Annotated[str, typer.Option("--case", metavar="COLUMN", help="Files: what names the case.")] = "",
+    cluster: Annotated[
+        str, typer.Option("--cluster", metavar="COLUMN", help="Files: a column, metadata or doc key of clusters.")
+    ] = "",
+    score: Annotated[
+        list[str] | None, typer.Option("--score", metavar="COLUMN", help="Files: a column of scores; may be repeated.")
+    ] = None,
+    metric: Annotated[
+        str, typer.Option("--metric", metavar="SCORE", help="Files: the score by which cases are won and lost.")
+    ] = "",
+    correction: Annotated[
+        Correction, typer.Option("--correction", help="Files: how p is corrected for the number of scores.")
+    ] = "holm",
     as_json: AsJson = False,
 ) -> None:
-    """Compare runs, or policies of runs (RUN@round-1, RUN@base), case by case; the last accepted policy by default."""
-    found = compare(runs, anyway=anyway, max_error_rate=max_error_rate)
-    page = write_page(Path(output), render("compare.html", c=found)) if output else None
+    """Compare runs or policies (RUN@round-1, RUN@base), or files of Inspect, lm-eval, CSV and JSONL, case by case."""
+    files = [name for name in runs if recognised(Path(name))]
+    if files and len(files) < len(runs):
+        other = next(name for name in runs if name not in files)
+        raise RecipeError(
+            f"{files[0]} is a file of results and {other} is none, so they cannot be compared. Give runs only, or "
+            "files only: logs of Inspect, samples of lm-eval, CSV or JSONL."
+        )
+    if files:
+        found = compare_results(
+            files,
+            columns=Columns(case, cluster, tuple(score or ())),
+            correction=correction,
+            primary=metric,
+            anyway=anyway,
+            max_error_rate=max_error_rate,
+        )
+    else:
+        found = compare(runs, anyway=anyway, max_error_rate=max_error_rate)
+    template = "results.html" if files else "compare.html"
+    page = write_page(Path(output), render(template, c=found)) if output else None
     if as_json:
         print_json(found)
         return
     for part in found["comparisons"]:
-        _show(found["reference"], part)
+        _show_results(found, part) if files else _show(found["reference"], part)
     if page is not None:
         say_where("comparison", page)
 
@@ -72,5 +108,43 @@ def _show(reference: dict[str, Any], part: dict[str, Any]) -> None:
             asked = " ".join(task["asked"].split())[:80]
             text = f"  {task['kind']:<9} {task['suite']} {task['task']}  {asked}  ({', '.join(task['failed'])} failed)"
             out.print(escape(visible(text)), soft_wrap=True)
+        if len(part[what]) > _SHOWN:
+            out.print(f"  … {len(part[what]) - _SHOWN} more; -o and --json have them all")
+
+
+def _show_results(found: dict[str, Any], part: dict[str, Any]) -> None:
+    """One file of results against the first."""
+    for line in part["unlike"]:
+        out.print(f"[yellow]unlike:[/] {escape(visible(line))}", soft_wrap=True)
+    for side, letter in ((found["reference"], "a"), (part, "b")):
+        model = f" ({side['model']})" if side["model"] else ""
+        broken = f", {side['errors']} cases with errors left out" if side["errors"] else ""
+        out.print(escape(visible(f"{letter} = {side['name']}{model}{broken}")), soft_wrap=True)
+    table = Table(
+        title=f"{part['pairs']} cases, paired by {part['paired_by']}; differences with 95 % intervals",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("score", overflow="fold", min_width=16)
+    for column in ("a", "b", "b − a", "95 %", "rose", "fell", words.CORRECTIONS[found["correction"]]):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, entry in part["metrics"].items():
+        few = "*" if "few_clusters" in entry else ""
+        style = "dim" if entry["low"] <= 0 <= entry["high"] else "bold"
+        table.add_row(
+            escape(visible(name)),
+            *(words.number(entry[side]) for side in "ab"),
+            f"[{style}]{words.signed_number(entry['value'])}[/]",
+            f"{words.signed_number(entry['low'])}, {words.signed_number(entry['high'])}{few}",
+            *(str(entry.get(key, "–")) for key in ("rose", "fell")),
+            words.p_value(entry["p_corrected"]),
+        )
+    out.print(table)
+    for what in ("won", "lost"):
+        out.print(f"{what}: {len(part[what])} cases by {escape(visible(part['primary']))}", soft_wrap=True)
+        for case in part[what][:_SHOWN]:
+            asked = " ".join(case["asked"].split())[:80]
+            out.print(escape(visible(f"  {case['case']}  {asked}  {case['a']:g} → {case['b']:g}")), soft_wrap=True)
         if len(part[what]) > _SHOWN:
             out.print(f"  … {len(part[what]) - _SHOWN} more; -o and --json have them all")

@@ -87,6 +87,20 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
+CORRECTIONS = {"holm": "p (Holm)", "bh": "p (BH)", "none": "p"}
+"""Heading of the corrected p-value, by the correction."""
+
+
+def number(value: float) -> str:
+    """A score of unknown unit, to three significant digits."""
+    return f"{value:.3g}"
+
+
+def signed_number(difference: float) -> str:
+    """A difference of such scores, with its sign."""
+    return f"{difference:+.3g}".replace("-", "−") if difference else "0"
+
+
 def meanings() -> list[dict[str, str]]:
     """Every metric with the cases it is defined on and what its value means, from the docstring of definitions.py."""
     lines = re.findall(r"^\| `(\S+)`.*? \| (.+?) \| (.+?) \|$", definitions.__doc__ or "", re.MULTILINE)
