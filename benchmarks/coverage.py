@@ -3,10 +3,10 @@
     python -m benchmarks.coverage [docs/results/coverage] [--draws 2000]
 
 Claim: the page says which of the two is nearer to 95 %, and how wide it is. Cases are zeros and ones in clusters; each
-cluster has a rate of its own, drawn from a beta distribution with the true rate as its mean and an intra-cluster
-correlation of 0, 0.2 or 0.6. Clusters hold five cases each, or between one and thirteen ("uneven": a geometric tail).
-The truth is the mean over cases that such clusters give. Every interval sees the same draws. inspect_ai's own function is
-called, not a copy.
+cluster has a rate of its own, drawn from a beta distribution with the true rate as its mean; cases of one cluster are
+correlated by 0, 0.2 or 0.6. Clusters hold five cases each, or between one and thirteen ("uneven": a geometric tail).
+The truth is the mean over cases that such clusters give. Every interval sees the same draws. inspect_ai's own
+function is called, not a copy.
 
 Besides coverage the table has the mean width, and the share of misses on either side: an interval may reach 95 % in
 all by being far too wide on one side.
@@ -97,8 +97,8 @@ def page(cells: list[dict[str, Any]], draws: int, seconds: float) -> str:
         "",
         f"Made by `python -m benchmarks.coverage --draws {draws}` ({seconds:.0f} s of wall time).",
         f"Share of {draws} draws whose 95 % interval holds the true rate, and the mean width, in %.",
-        "*inspect* is `ci_wilson(cluster=)` of inspect_ai: Wilson's interval on Korn and Graubard's effective size, with",
-        "Student's t. *ours* is the bootstrap-t over clusters of `fate_trl.metrics`. A coverage below 92 % is set in bold.",
+        "*inspect* is `ci_wilson(cluster=)` of inspect_ai: Wilson's interval on Korn and Graubard's effective size,",
+        "with Student's t. *ours* is the bootstrap-t over clusters of `fate_trl.metrics`. Below 92 % is set in bold.",
         f"A simulated coverage of 95 % is known to ±{196 * (0.95 * 0.05 / draws) ** 0.5:.1f} points.",
         "",
         *summary(cells),

@@ -14,7 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .evaluate import _Design, _measure, sign_test
+from .comparing import sign_test
+from .intervals import intervals
+from .totals import Design
 
 Array = NDArray[np.float64]
 Correction = Literal["holm", "bh", "none"]
@@ -46,7 +48,7 @@ def paired_columns(
     """
     scaled = {name: _scaled(a_N, b_N) for name, (a_N, b_N, _) in columns.items()}
     designs = {name: _design(scaled[name][:2], (-1.0, 1.0), columns[name][2]) for name in columns}
-    measured = _measure(designs, seed)
+    measured = intervals(designs, seed)
     found: dict[str, dict[str, Any]] = {}
     for name, (a_N, b_N, cluster_N) in columns.items():
         unit = scaled[name][2]
@@ -67,7 +69,7 @@ def one_mean(value_N: Array, cluster_N: NDArray[np.intp], *, seed: int = 0) -> d
         seed: Seed of the resamples, non-negative.
     """
     simple = bool(np.isin(value_N, (0.0, 1.0)).all() and len(value_N) == int(cluster_N.max()) + 1)
-    return _measure({"": _design((value_N,), (1.0,), cluster_N, simple)}, seed)[""]
+    return intervals({"": _design((value_N,), (1.0,), cluster_N, simple)}, seed)[""]
 
 
 def _scaled(a_N: Array, b_N: Array) -> tuple[Array, Array, float]:
@@ -81,14 +83,14 @@ def _scaled(a_N: Array, b_N: Array) -> tuple[Array, Array, float]:
 
 def _design(
     sides_S: Sequence[Array], sign_S: Sequence[float], cluster_N: NDArray[np.intp], simple: bool = False
-) -> _Design:
+) -> Design:
     """The totals of each side, one mean each."""
     clusters = int(cluster_N.max()) + 1
     counts_C = np.bincount(cluster_N, minlength=clusters).astype(float)
     totals_C_S_2 = np.stack(
         [np.stack([np.bincount(cluster_N, side_N, clusters), counts_C], axis=-1) for side_N in sides_S], axis=1
     )
-    return _Design(
+    return Design(
         totals_C_S_F_K_2=totals_C_S_2[:, :, None, None, :],
         weight_F_K=np.ones((1, 1)),
         sign_S=np.array(sign_S),
