@@ -99,8 +99,9 @@ class Verifier(Protocol):
 class RepairStrategy(Protocol):
     """Turns failures into prompts. It never judges.
 
-    `requests` returns at most k requests per failure, in the order of the failures; each request's task is the
-    failure's, its stage "repair" and its attempt k·failure.trajectory.attempt + 0…k−1.
+    `requests` returns at most k requests per failure, in the order of the failures. Each request's task is the
+    failure's, its stage is "repair", and its `of` is `failure.trajectory.attempt`, which says whose repair it is. Its
+    own `attempt` is a number that no other request of the task has: `choose.repairs.attempts` gives k of them.
     """
 
     def requests(self, failures: Sequence[Failure], k: int, rng: np.random.Generator) -> list[RolloutRequest]: ...

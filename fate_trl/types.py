@@ -64,6 +64,45 @@ Cause = Literal[
 - `other`: the record does not say; records written before there were causes read so.
 """
 
+StopReason = Literal["answer", "length", "calls", "error"]
+"""Why a trajectory ended:
+
+- `answer`: the policy gave its answer.
+- `length`: a token limit cut it off.
+- `calls`: the limit on tool calls cut it off.
+- `error`: an infrastructure error broke it.
+"""
+
+Stage = Literal[
+    "warm_start",
+    "collect",
+    "repair",
+    "buffer",
+    "sft",
+    "pfpo",
+    "save",
+    "eval-validation",
+    "eval-test",
+    "eval-test-base",
+    "eval-test-oracle",
+    "eval-test-do-nothing",
+    "eval-test-refuse-all",
+    "eval-test-obey",
+    "accept",
+]
+"""The stages of a round, in their order:
+
+- `warm_start`: SFT on oracle traces, before round 1.
+- `collect`: the policy is rolled out on training tasks.
+- `repair`: it proposes candidates for its failures, and one of each is chosen.
+- `buffer`: the chosen ones become rows to train on.
+- `sft`, `pfpo`: it is trained.
+- `save`: it is saved.
+- `eval-*`: it is rolled out on held-out tasks of a split. `eval-test-base` is the model before its warm start, and the
+  other `eval-test-*` are the scripted policies.
+- `accept`: the round is accepted or rolled back.
+"""
+
 Message = dict[str, Any]
 """A chat message as transformers' templates take it: role, content, and tool_calls or name where they apply."""
 
@@ -184,10 +223,10 @@ class Trajectory(Record):
         messages: What followed: assistant and tool messages.
         calls: Executed calls, replayed ones (`replayed` of them, first) included.
         outcome: The episode's facts; None if no episode was run (plain TRL scripts) or if it broke.
-        stop: "answer", "length" (cut by a token limit), "calls" (cut by the limit on tool calls) or "error".
+        stop: Why it ended, one of `StopReason`.
         error: Reason of an *infrastructure* error; "" if there was none. Such a row is never scored as 0.
         cause: Its kind, one of `Cause`; "" if there was none.
-        stage, attempt: With task.id the key inside one round.
+        stage, attempt: With task.id the key inside one round; the stage is one of `Stage`, "" outside a run.
         replayed: Number of leading calls that were replayed, not made by the policy.
         prompt_ids, completion_ids, policy_mask: Token ids as sampled; mask 1 where the policy wrote the token.
         policy: Name of what produced it.
@@ -199,10 +238,10 @@ class Trajectory(Record):
     messages: tuple[Message, ...] = ()
     calls: tuple[ToolCall, ...] = ()
     outcome: Outcome | None = None
-    stop: str = "answer"
+    stop: StopReason = "answer"
     error: str = ""
     cause: Cause | Literal[""] = ""
-    stage: str = ""
+    stage: Stage | Literal[""] = ""
     attempt: int = 0
     replayed: int = 0
     prompt_ids: tuple[int, ...] = ()
@@ -303,17 +342,19 @@ class RolloutRequest(Record):
     Attributes:
         task: The task whose environment is opened, fresh.
         messages: The prompt; `task.messages` for a first try, a repair prompt otherwise.
-        stage: "collect", "repair", "pfpo", or "eval-<split>".
-        attempt: Number of the try within (stage, task).
+        stage: The stage that asks, one of `Stage`; "" outside a run.
+        attempt: Number of the try, its own within (stage, task).
         replay: Executed calls of an earlier trajectory to restore its state from; the policy goes on after them.
             The episode is refused (an error on the record) if a replayed result differs.
+        of: On a repair, the `attempt` of the failed try of this task that it repairs; None on other requests.
     """
 
     task: Task
     messages: tuple[Message, ...]
-    stage: str = "collect"
+    stage: Stage | Literal[""] = "collect"
     attempt: int = 0
     replay: tuple[ToolCall, ...] = ()
+    of: int | None = None
 
 
 # ------------------------------------------------------------------------------------------------ scores

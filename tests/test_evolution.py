@@ -1077,7 +1077,7 @@ def test_a_strategy_that_numbers_its_attempts_wrongly_is_stopped_before_it_rolls
 
     class Misnumbered:
         def requests(self, failures, k, rng):
-            return [dataclasses.replace(r, attempt=r.attempt + k) for r in right.requests(failures, k, rng)]
+            return [dataclasses.replace(r, of=r.of + 1) for r in right.requests(failures, k, rng)]
 
     evolution.repair = Misnumbered()
     with pytest.raises(FateError, match="belongs to no failure"):

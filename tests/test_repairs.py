@@ -170,6 +170,7 @@ def test_each_failure_gets_k_requests_with_numbers_of_their_own(strategy, k):
     keys = [(request.task.id, request.attempt) for request in requests]
     assert len(set(keys)) == 3 * k
     assert [request.attempt // k for request in requests] == [failure.trajectory.attempt for failure in owners]
+    assert [request.of for request in requests] == [failure.trajectory.attempt for failure in owners]
     assert strategy.requests([], k, RNG) == []
 
 

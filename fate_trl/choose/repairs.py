@@ -69,7 +69,9 @@ class Reflect:
 
     def requests(self, failures: Sequence[Failure], k: int, rng: np.random.Generator) -> list[RolloutRequest]:
         return [
-            RolloutRequest(failure.trajectory.task, self.prompt(failure), "repair", attempt)
+            RolloutRequest(
+                failure.trajectory.task, self.prompt(failure), "repair", attempt, of=failure.trajectory.attempt
+            )
             for failure in failures
             for attempt in attempts(failure, k)
         ]
@@ -97,7 +99,13 @@ class Resample:
 
     def requests(self, failures: Sequence[Failure], k: int, rng: np.random.Generator) -> list[RolloutRequest]:
         return [
-            RolloutRequest(failure.trajectory.task, failure.trajectory.task.messages, "repair", attempt)
+            RolloutRequest(
+                failure.trajectory.task,
+                failure.trajectory.task.messages,
+                "repair",
+                attempt,
+                of=failure.trajectory.attempt,
+            )
             for failure in failures
             for attempt in attempts(failure, k)
         ]
@@ -118,7 +126,7 @@ class Resume:
         prefix = trajectory.messages[: self.cut(failure)]
         replay = trajectory.calls[: trajectory.replayed + executed(trajectory, len(prefix))]
         return [
-            RolloutRequest(trajectory.task, trajectory.prompt + prefix, "repair", attempt, replay)
+            RolloutRequest(trajectory.task, trajectory.prompt + prefix, "repair", attempt, replay, trajectory.attempt)
             for attempt in attempts(failure, k)
         ]
 

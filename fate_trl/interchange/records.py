@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..errors import InterchangeError
 from ..record import DEPTH
-from ..types import Case, Message, Score, ScoreCard, ToolCall, Trajectory, text_of
+from ..types import Case, Message, Score, ScoreCard, StopReason, ToolCall, Trajectory, text_of
 from ..verify.scoring import OverRefusal, Security, TrajectoryControl, Utility, score_all
 
 RECORD_BYTES = 16 * 2**20
@@ -111,7 +111,7 @@ def split_prompt(messages: Sequence[Message]) -> tuple[tuple[Message, ...], tupl
     return tuple(messages[:end]), tuple(messages[end:])
 
 
-def stop_of(messages: Sequence[Message]) -> str:
+def stop_of(messages: Sequence[Message]) -> StopReason:
     """How a recorded trajectory ended: with an answer, or with calls that nobody answered."""
     last = messages[-1] if messages else {}
     return "answer" if last.get("role") == "assistant" and not last.get("tool_calls") else "calls"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from ..metrics import causes, is_error
-from ..types import Case, Repair
+from ..types import Case, Repair, Stage
 from .repairing import failures_of
 
 
@@ -17,6 +17,11 @@ def measured(stage: str, round: int, *, warm_start: bool, rounds: int) -> tuple[
     _, split, *policy = stage.split("-", 2)
     untrained = "warm-start" if warm_start else "base" if rounds else "model"  # "model": a run that only evaluates
     return split, policy[0] if policy else f"round-{round}" if round else untrained
+
+
+def evaluation(split: str, policy: str = "") -> Stage:
+    """The stage that measures a policy on a split, the learner itself where none is named; `measured` reads it."""
+    return cast(Stage, f"eval-{split}-{policy}" if policy else f"eval-{split}")
 
 
 def peak_memory() -> dict[str, float]:

@@ -10,10 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import FateError
 from ..hookspecs import ParetoSelector
 from ..metrics import is_error
-from ..types import BufferRow, Case, Failure, Repair, ScoreCard, Trajectory
+from ..types import BufferRow, Case, Failure, Repair, RolloutRequest, ScoreCard, Trajectory
 from .tasks import sample_tasks
+
+Try = tuple[str, str, int]
+"""Suite, task id and attempt: one try within a stage."""
 
 
 def failures_of(cases: Iterable[Case]) -> list[Failure]:
@@ -67,6 +71,34 @@ def select(
         chosen=accepted[choice.index] if choice else None,
         decided_by=choice.decided_by if choice else "",
     )
+
+
+def check_requests(requests: Sequence[RolloutRequest], failures: Sequence[Failure], strategy: str) -> None:
+    """Raise FateError for a request that says of no failure that it repairs it, or that another cannot be told from."""
+    known = {(f.trajectory.task.suite, f.trajectory.task.id, f.trajectory.attempt) for f in failures}
+    taken: set[Try] = set()
+    for request in requests:
+        task, number = request.task, (request.task.suite, request.task.id, request.attempt)
+        if (task.suite, task.id, request.of) not in known:
+            wrong = f"is of attempt {request.of}, which belongs to no failure"
+        elif number in taken:
+            wrong = f"has attempt {request.attempt}, as another of them has"
+        else:
+            taken.add(number)
+            continue
+        raise FateError(
+            f"repair strategy {strategy!r}: a request of task {task.id!r} {wrong}; see hookspecs.RepairStrategy."
+        )
+
+
+def by_failure(requests: Sequence[RolloutRequest], cases: Sequence[Case]) -> dict[Try, list[Case]]:
+    """The executed candidates of each failure, by the failure's suite, task id and attempt."""
+    of = {(request.task.suite, request.task.id, request.attempt): request.of or 0 for request in requests}
+    grouped: dict[Try, list[Case]] = {}
+    for trajectory, card in cases:
+        suite, task = trajectory.task.suite, trajectory.task.id
+        grouped.setdefault((suite, task, of[suite, task, trajectory.attempt]), []).append((trajectory, card))
+    return grouped
 
 
 def selection(repair: Repair) -> dict[str, Any]:

@@ -27,13 +27,16 @@ from ..process.stop import Stop
 from ..recipe.schema import ComponentRef, Recipe
 from ..recipe.schema import Repair as RepairSettings
 from ..suites.scripted import ROLES, ScriptedPolicy, perform, script_for
-from ..types import BufferRow, Case, Failure, Repair, RolloutRequest, ScoreCard, Task, Trajectory
+from ..types import BufferRow, Case, Failure, Repair, RolloutRequest, ScoreCard, Stage, Task, Trajectory
 from ..verify.scoring import spent
-from .counts import collect_summary, errors, measured, peak_memory, repair_summary, tokens, tokens_of_round
+from .counts import collect_summary, errors, evaluation, measured, peak_memory, repair_summary, tokens, tokens_of_round
 from .policies import load_policy, save_policy, tidy
-from .repairing import anchors, failures_of, row_of, rows_of, select, selection
+from .repairing import anchors, by_failure, check_requests, failures_of, row_of, rows_of, select, selection
 from .reporter import Reporter, Silent
 from .tasks import longest_first, sample_tasks
+
+Work = Callable[[], Mapping[str, Any] | None]
+"""What a stage does; it returns what the stage's record says of it."""
 
 
 @dataclass
@@ -151,7 +154,9 @@ class Evolution:
             raise self.run.damaged(name, f"{len(cases)} of the {recorded} trajectories of {stage} are there")
         return cases
 
-    def _stage(self, round: int, name: str, total: int, work: Callable[[], Mapping[str, Any] | None]) -> dict[str, Any]:
+    def _stage(
+        self, round: int, name: Stage, total: int, work: Callable[[], Mapping[str, Any] | None]
+    ) -> dict[str, Any]:
         """Do a stage once, and record that it is done, with its summary and seconds and memory."""
         done = self._done(round).get(name)
         if done is not None:
@@ -166,7 +171,7 @@ class Evolution:
         self.reporter.finish({"round": round, **record})
         return record
 
-    def _train(self, round: int, name: str, work: Callable[[int, str], Mapping[str, Any]]) -> None:
+    def _train(self, round: int, name: Stage, work: Callable[[int, str], Mapping[str, Any]]) -> None:
         """A training stage: `work` on its seed and its scratch folder, which is removed once the stage is recorded.
 
         The policy is saved after it, so that a resumed run does not train twice.
@@ -211,7 +216,7 @@ class Evolution:
         return "".join(f" {name}: {reason}." for name, reason in described.items() if reason)
 
     def _roll(
-        self, round: int, file: str, stage: str, requests: Sequence[RolloutRequest], policy: Policy | None = None
+        self, round: int, file: str, stage: Stage, requests: Sequence[RolloutRequest], policy: Policy | None = None
     ) -> list[Case]:
         """Roll out and score in chunks; a chunk is committed whole, and what is committed is not done again."""
         name, size = f"{round_dir(round)}/{file}.jsonl", self.recipe.rollout.chunk
@@ -332,38 +337,30 @@ class Evolution:
             keys = {(task.suite, task.id) for task in chosen}
             failures = [f for f in failures if (f.trajectory.task.suite, f.trajectory.task.id) in keys]
         requests = self.repair.requests(failures, settings.k, rng)
-        known = {(f.trajectory.task.suite, f.trajectory.task.id, f.trajectory.attempt) for f in failures}
-        for request in requests:
-            if (request.task.suite, request.task.id, request.attempt // settings.k) not in known:
-                raise FateError(
-                    f"repair strategy {settings.strategy.name!r}: a request of task {request.task.id!r} has "
-                    f"attempt {request.attempt}, which belongs to no failure; see hookspecs.RepairStrategy."
-                )
+        check_requests(requests, failures, settings.strategy.name)
         repairs: list[Repair] = []
 
         def work() -> Mapping[str, Any]:
             cases = self._roll(round, "repairs", "repair", requests)
-            repairs.extend(self._select(failures, cases, rng))
+            repairs.extend(self._select(failures, requests, cases, rng))
             self.run.write_text(f"{round_dir(round)}/selections.jsonl", "")
             self.run.append(f"{round_dir(round)}/selections.jsonl", map(selection, repairs))
             return {**repair_summary(repairs), **tokens(cases)}
 
         self._stage(round, "repair", len(requests), work)
-        return repairs or self._select(failures, self._recorded(round, "repairs", "repair"), rng)
+        return repairs or self._select(failures, requests, self._recorded(round, "repairs", "repair"), rng)
 
-    def _select(self, failures: Sequence[Failure], cases: Sequence[Case], rng: np.random.Generator) -> list[Repair]:
-        k, settings = self._settings.k, self._settings
-        by_failure: dict[tuple[str, str, int], list[Case]] = {}
-        for trajectory, card in cases:
-            key = (trajectory.task.suite, trajectory.task.id, trajectory.attempt // k)
-            by_failure.setdefault(key, []).append((trajectory, card))
-        repairs = []
-        for failure in failures:
-            task, attempt = failure.trajectory.task, failure.trajectory.attempt
-            candidates = by_failure.get((task.suite, task.id, attempt), [])
-            args = (self.selector, self.objectives, settings.accept, settings.floors, rng)
-            repairs.append(select(failure, candidates, *args))
-        return repairs
+    def _select(
+        self,
+        failures: Sequence[Failure],
+        requests: Sequence[RolloutRequest],
+        cases: Sequence[Case],
+        rng: np.random.Generator,
+    ) -> list[Repair]:
+        settings, candidates = self._settings, by_failure(requests, cases)
+        how = (self.selector, self.objectives, settings.accept, settings.floors, rng)
+        tries = [(f.trajectory.task.suite, f.trajectory.task.id, f.trajectory.attempt) for f in failures]
+        return [select(failure, candidates.get(key, []), *how) for failure, key in zip(failures, tries, strict=True)]
 
     def _buffer(
         self, round: int, collected: Sequence[Case], repairs: Sequence[Repair], accepted: int
@@ -409,14 +406,8 @@ class Evolution:
         count = settings.tasks if split == "test" else settings.validation
         if count == 0 or (split == "validation" and not self.tasks(split)):
             return
-        stage = f"eval-{split}" + (f"-{policy}" if policy else "")
-        requests = [RolloutRequest(task, task.messages, stage) for task in self._sample(split, count)]
-
-        def work() -> Mapping[str, Any]:
-            cases = self._roll(round, "rollouts", stage, requests)
-            return {"trajectories": len(cases), **errors(cases), **tokens(cases)}
-
-        self._stage(round, stage, len(requests), work)
+        stage = evaluation(split, policy)
+        self._measure(round, stage, [RolloutRequest(task, task.messages, stage) for task in self._sample(split, count)])
 
     def _baselines(self) -> None:
         """The scripted policies on the test tasks: what the numbers are to be seen against."""
@@ -424,15 +415,18 @@ class Evolution:
             return
         tasks = self._sample("test", self.recipe.evaluation.tasks)
         for role in ROLES:
-            stage = f"eval-test-{role}"
+            stage = evaluation("test", role)
             requests = [RolloutRequest(task, task.messages, stage) for task in tasks]
-            policy = ScriptedPolicy(self.suites, role, self._limits)
+            self._measure(0, stage, requests, ScriptedPolicy(self.suites, role, self._limits))
 
-            def work(stage: str = stage, policy: Policy = policy, requests: Sequence[RolloutRequest] = requests) -> Any:
-                cases = self._roll(0, "rollouts", stage, requests, policy)
-                return {"trajectories": len(cases), **errors(cases)}
+    def _measure(
+        self, round: int, stage: Stage, requests: Sequence[RolloutRequest], policy: Policy | None = None
+    ) -> None:
+        def work() -> Mapping[str, Any]:
+            cases = self._roll(round, "rollouts", stage, requests, policy)
+            return {"trajectories": len(cases), **errors(cases), **({} if policy else tokens(cases))}
 
-            self._stage(0, stage, len(tasks), work)
+        self._stage(round, stage, len(requests), work)
 
     def _accept(self, round: int, accepted: int) -> dict[str, Any]:
         """Accept the round, or roll back where an objective got worse for sure (ours)."""

@@ -29,7 +29,7 @@ from ..loop.rounds import Evolution
 from ..recipe.schema import Recipe
 from ..record import stable_hash
 from ..suites.episodes import Recorder, toolset
-from ..types import Message, RolloutRequest, Task, Trajectory
+from ..types import Message, RolloutRequest, StopReason, Task, Trajectory
 from .completions import Server
 from .replies import ContextOverflow, EndpointError, Reply
 from .wire import wire_messages
@@ -88,7 +88,7 @@ class EndpointPolicy:
         usage: Counter[str] = Counter()
         outcome = None
         try:
-            stop = self._converse(request, recorder, messages, usage, seed)
+            stop: StopReason = self._converse(request, recorder, messages, usage, seed)
         except EndpointError as error:
             stop = "error"
             if error.cause == "endpoint_repeatable":  # it may be the model's fault: what was done until then is kept
@@ -105,7 +105,7 @@ class EndpointPolicy:
         messages: list[Message],
         usage: Counter[str],
         seed: int,
-    ) -> str:
+    ) -> StopReason:
         """Let the model speak and act until it answers or meets a limit; returns why it ended, as `Trajectory.stop`.
 
         `max_completion_length` bounds what follows the prompt, results of tools included, as it does in TRL: by the

@@ -19,7 +19,7 @@ from ..errors import FateError, SuiteError, ToolError
 from ..hookspecs import Episode, Suite
 from ..process.bounded import Limits, Thread, TimedOut
 from ..record import DEPTH, copied, dumps, nested, stable_hash
-from ..types import Cause, Message, Outcome, RolloutRequest, Task, ToolCall, Trajectory, shallow
+from ..types import Cause, Message, Outcome, RolloutRequest, StopReason, Task, ToolCall, Trajectory, shallow
 
 OPENINGS = 3
 """How often an episode that fails to open is tried (ours): what lends environments has bad moments."""
@@ -152,7 +152,7 @@ class Recorder:
             self._thread.close()  # hundreds of episodes of a batch wait for TRL to reset them
         return None
 
-    def trajectory(self, messages: Sequence[Message], stop: str, policy: str, **data: Any) -> Trajectory:
+    def trajectory(self, messages: Sequence[Message], stop: StopReason, policy: str, **data: Any) -> Trajectory:
         """The finished episode, graded: once, at its end.
 
         Args:

@@ -323,16 +323,16 @@ def test_repair_words_at_most_k_requests_per_failure_in_order(repair: Any, failu
         asked = repair.requests([failure], k, _rng())
         assert isinstance(asked, list)
         assert len(asked) <= k
-        first = failure.trajectory.attempt * k
-        attempts = [request.attempt for request in asked]
-        assert len(set(attempts)) == len(attempts)
-        assert set(attempts) <= set(range(first, first + k)), "attempts are k · the failure's attempt + 0…k−1"
+        assert all(request.of == failure.trajectory.attempt for request in asked), "`of` is the failure's attempt"
         assert all(request.task == failure.trajectory.task for request in asked), "the task is the failure's"
         assert all(request.stage == "repair" for request in asked)
     keys = [(failure.trajectory.task.id, failure.trajectory.attempt) for failure in failures[:20]]
     asked = repair.requests(failures[:20], k, _rng())
-    order = [keys.index((request.task.id, request.attempt // k)) for request in asked]
+    order = [keys.index((request.task.id, request.of)) for request in asked]
     assert order == sorted(order), "requests come in the order of the failures"
+    every = repair.requests(failures, k, _rng())
+    tries = [(request.task.suite, request.task.id, request.attempt) for request in every]
+    assert len(set(tries)) == len(tries), "no two requests of a task have the same attempt"
 
 
 def test_repair_asks_for_something(repair: Any, failures: list[Failure]) -> None:

@@ -46,7 +46,7 @@ from ..hookspecs import ParetoSelector
 from ..metrics import check_errors, error_budget, is_error
 from ..record import stable_hash
 from ..suites.episodes import EpisodeEnvironment, toolset
-from ..types import Case, Message, RolloutRequest, ScoreCard, Trajectory, shallow
+from ..types import Case, Message, RolloutRequest, ScoreCard, StopReason, Trajectory, shallow
 from ..verify.scoring import SECONDS, score_all
 from . import batches
 from .config import PFPOConfig
@@ -608,7 +608,7 @@ class PFPOTrainer(GRPOTrainer):
             )
         return out
 
-    def _stop(self, messages: Sequence[Message], completion_ids: Sequence[int]) -> str:
+    def _stop(self, messages: Sequence[Message], completion_ids: Sequence[int]) -> StopReason:
         """Why a completion ended.
 
         A last message that still calls tools ended at one of two limits: past TRL's number of rounds the calls were

@@ -15,7 +15,7 @@ class Good:
 
     def one(self, failure, attempt, rng):
         task = failure.trajectory.task
-        return RolloutRequest(task, task.messages, "repair", attempt)
+        return RolloutRequest(task, task.messages, "repair", attempt, of=failure.trajectory.attempt)
 
 
 class Scoring(Good):
@@ -87,7 +87,7 @@ class Collecting(Good):
     """Leaves the stage at "collect"."""
 
     def one(self, failure, attempt, rng):
-        return RolloutRequest(failure.trajectory.task, failure.trajectory.task.messages, attempt=attempt)
+        return dataclasses.replace(super().one(failure, attempt, rng), stage="collect")
 
 
 class Inventing(Good):
@@ -99,7 +99,7 @@ class Inventing(Good):
 
 class Silent(Good):
     def one(self, failure, attempt, rng):
-        return RolloutRequest(failure.trajectory.task, (), "repair", attempt)
+        return dataclasses.replace(super().one(failure, attempt, rng), messages=())
 
 
 class Idle(Good):
@@ -113,7 +113,7 @@ class Dice(Good):
     def one(self, failure, attempt, rng):
         task = failure.trajectory.task
         hint = {"role": "user", "content": f"Hint {np.random.default_rng().integers(1 << 40)}."}
-        return RolloutRequest(task, (*task.messages, hint), "repair", attempt)
+        return dataclasses.replace(super().one(failure, attempt, rng), messages=(*task.messages, hint))
 
 
 class Mutating(Good):
