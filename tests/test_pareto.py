@@ -55,16 +55,11 @@ def test_fronts_equal_the_slow_ones(monkeypatch, cells, dtype):
     for seed in SEEDS:
         scores, valid = draw(seed)
         scores = scores.astype(dtype)
-        dominance = pareto.dominance(scores, valid)
         ranks = pareto.front_ranks(scores, valid)
         for g in range(len(scores)):
             rows = vectors(scores[g], valid[g])
             expected = slow_ranks(rows)
-            n = len(valid[g])
-            assert ranks[g].tolist() == [expected.get(i, -1) for i in range(n)]
-            assert dominance[g].tolist() == [
-                [i in rows and j in rows and beats(rows[i], rows[j]) for j in range(n)] for i in range(n)
-            ]
+            assert ranks[g].tolist() == [expected.get(i, -1) for i in range(len(valid[g]))]
         assert (pareto.first_front(scores, valid) == (ranks == 0)).all()
 
 

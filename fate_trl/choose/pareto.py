@@ -102,15 +102,6 @@ def _beats(scores_G_N_M: np.ndarray, valid_G_N: np.ndarray) -> Iterator[tuple[sl
         yield chunk, buffer
 
 
-def dominance(scores_G_N_M: np.ndarray, valid_G_N: np.ndarray | None = None) -> np.ndarray:
-    """Booleans (G, N, N): [g, i, j] says that row i dominates row j. Rows that are not valid take no part."""
-    scores, valid, _ = _clean(scores_G_N_M, valid_G_N)
-    out_G_N_N = np.empty((*valid.shape, valid.shape[1]), bool)
-    for chunk, beats in _beats(scores, valid):
-        out_G_N_N[chunk] = beats.transpose(2, 0, 1)
-    return out_G_N_N & valid[:, None]
-
-
 def first_front(scores_G_N_M: np.ndarray, valid_G_N: np.ndarray | None = None) -> np.ndarray:
     """Booleans (G, N): valid and dominated by no valid row."""
     scores, valid, _ = _clean(scores_G_N_M, valid_G_N)

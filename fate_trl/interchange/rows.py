@@ -31,7 +31,7 @@ from ..record import dumps
 from ..types import Case, Kind, Message, Outcome, ScoreCard, Task, Trajectory
 from .records import RECORD_BYTES, checked, executed, load, openai_messages, scored, split_prompt, stop_of
 
-_OURS = "fate_trl"
+_METADATA_KEY = "fate_trl"
 _KEYS = ("failure_id", "task", "failed_trajectory", "mode", "scores", "metadata")
 
 
@@ -59,7 +59,7 @@ def row(case: Case, round: int) -> dict[str, Any]:
         "failed_trajectory": prompt + messages,
         "mode": kept.get("mode", "+".join(card.failed)),
         "scores": {name: score.value for name, score in card.scores.items()},
-        "metadata": {**kept.get("metadata", {}), _OURS: ours},
+        "metadata": {**kept.get("metadata", {}), _METADATA_KEY: ours},
         **kept.get("more", {}),
     }
 
@@ -84,8 +84,8 @@ def case(value: Any, where: str) -> Case:
         raise InterchangeError(f"{where}: a row is an object with the keys {', '.join(_KEYS)}")
     metadata = value.get("metadata")
     try:
-        if isinstance(metadata, dict) and _OURS in metadata:
-            return _own(value, metadata[_OURS])
+        if isinstance(metadata, dict) and _METADATA_KEY in metadata:
+            return _own(value, metadata[_METADATA_KEY])
         return _foreign(value, where)
     except InterchangeError:
         raise
@@ -107,7 +107,7 @@ def _own(value: Mapping[str, Any], ours: Mapping[str, Any]) -> Case:
 def _kept(value: Mapping[str, Any], round: int) -> dict[str, Any]:
     """What our records have no place for; `row` puts it back."""
     more = {key: item for key, item in value.items() if key not in _KEYS}
-    metadata = {key: item for key, item in (value.get("metadata") or {}).items() if key != _OURS}
+    metadata = {key: item for key, item in (value.get("metadata") or {}).items() if key != _METADATA_KEY}
     kept = {"round": round, "failure_id": value.get("failure_id"), "mode": value.get("mode")}
     return {key: item for key, item in {**kept, "metadata": metadata, "more": more}.items() if item not in (None, {})}
 

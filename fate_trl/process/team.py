@@ -19,7 +19,7 @@ from typing import Any
 
 from ..errors import FateError
 
-PATIENCE = timedelta(days=30)
+LONGEST_WAIT = timedelta(days=30)
 """How long a process waits for the next call."""
 
 TOGETHER = ("rollout", "sft", "pfpo", "load")
@@ -58,7 +58,7 @@ class Team:
             state = PartialState(cpu=not torch.cuda.is_available())  # as the trainers will make it
             if state.num_processes != self.size:
                 raise FateError(f"{self.size} processes were started, and accelerate sees {state.num_processes}.")
-            self._group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+            self._group = torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
 
     def agreed(self, value: Any = None) -> Any:
         """The main process's value, on every process; all must ask."""

@@ -330,7 +330,8 @@ def test_repair_words_at_most_k_requests_per_failure_in_order(repair: Any, failu
     asked = repair.requests(failures[:20], k, _rng())
     order = [keys.index((request.task.id, request.of)) for request in asked]
     assert order == sorted(order), "requests come in the order of the failures"
-    every = repair.requests(failures, k, _rng())
+    distinct = {failure.trajectory.key: failure for failure in failures}
+    every = repair.requests(list(distinct.values()), k, _rng())
     tries = [(request.task.suite, request.task.id, request.attempt) for request in every]
     assert len(set(tries)) == len(tries), "no two requests of a task have the same attempt"
 

@@ -30,8 +30,8 @@ fate_trl_api = 1
 SECONDS = 300.0
 """Time for one call of a verifier, unless the recipe's `rollout.verifier_seconds` says otherwise (ours)."""
 
-PATIENCE = 3
-"""After so many single records in a row on which a verifier hung or died, the rest of the batch is given up (ours)."""
+HANGS = 3
+"""Single records in a row on which a verifier may hang or die; then the rest of the batch is given up (ours)."""
 
 
 class Fault(Exception):
@@ -93,7 +93,7 @@ def _call(verifier: Any, trajectories: list[Trajectory], seconds: float) -> list
         return answers
     hung = 0
     for i, answer in enumerate(answers):
-        if isinstance(answer, Fault) and hung < PATIENCE:
+        if isinstance(answer, Fault) and hung < HANGS:
             [answers[i]] = _ask(verifier, [trajectories[i]], seconds)
             hung = hung + 1 if _costs(answers[i]) else 0
     return answers
@@ -107,7 +107,7 @@ def _costs(answer: Answer) -> bool:
 def _ask(verifier: Any, trajectories: list[Trajectory], seconds: float) -> list[Answer]:
     """What a verifier says of each trajectory, where it runs bounded; never raises."""
     try:
-        if type(verifier) in _OURS:
+        if type(verifier) in _BUILT_IN:
             return attempt(verifier, trajectories, seconds)
         if isinstance(verifier, Isolated):
             return [_from_process(verifier, said) for said in verifier.ask(trajectories, seconds)]
@@ -137,7 +137,7 @@ def attempt(verifier: Any, trajectories: list[Trajectory], seconds: float) -> li
         seconds: Time for one that waits (`score_one`); others cannot be interrupted from here.
     """
     # Ours are known to change nothing: tests/test_contract.py holds them to it.
-    given = trajectories if type(verifier) in _OURS else copied(trajectories)
+    given = trajectories if type(verifier) in _BUILT_IN else copied(trajectories)
     answers: list[Answer]
     try:
         if _awaits(verifier):
@@ -414,7 +414,7 @@ def _fits(call: Mapping[str, Any], tools: Sequence[str]) -> bool:
     return (not tools or call.get("name") in tools) and isinstance(call.get("arguments", {}), Mapping)
 
 
-_OURS = (Security, Utility, OverRefusal, TrajectoryControl)
+_BUILT_IN = (Security, Utility, OverRefusal, TrajectoryControl)
 """Verifiers that cannot hang and change nothing: called as they are, since a copy costs more than their scores."""
 
 
