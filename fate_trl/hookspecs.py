@@ -7,6 +7,7 @@ announced under the entry-point group `fate_trl`. It must import nothing heavy a
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -123,6 +124,24 @@ class ParetoSelector(Protocol):
     `choose`, and are False in `valid_G_N`.
 
     `choose(scores_K_M)` returns None only if K = 0. `reward` returns (G, N) rewards; rows that are not valid get NaN.
+
+    In the place of `reward` there may be
+
+        advantages(scores_G_N_M, *, objectives, valid_G_N[, rows]) -> (G, N) or (G, N, T)
+
+    whose values are trained on as they are: TRL neither centres nor scales them. They are finite in valid rows; what it
+    says of others counts as 0. `rows`, a `Rows`, is passed where the signature has it; T is the width of its
+    `turn_G_N_T`. Any other shape is a PluginError. `reward` and `advantages` change nothing in the selector.
+
+    More is optional:
+
+    - `learn(scores_G_N_M, *, objectives, valid_G_N[, rows])`: called once per generation of the training, after
+      `advantages` or `reward` of it; not for groups that a re-draw brings, nor in evaluation. What it changes belongs
+      into `state_dict()`; see `Stateful`. All processes learn from the same matrix, so they stay alike.
+    - `needs`: names of objectives without which it cannot work; checked before a model loads.
+    - `whole_batch = True`: what a group gets depends on the others of its batch. `redraw_rounds` is then refused.
+    - `orders = False`: within a group, a row that dominates another may get less, as where calls or tokens count too.
+    - `reads_tokens = True`: `rows` has the tokens, for a component with a model of its own.
     """
 
     def choose(
@@ -130,6 +149,71 @@ class ParetoSelector(Protocol):
     ) -> Choice | None: ...
 
     def reward(self, scores_G_N_M: np.ndarray, *, objectives: Sequence[str], valid_G_N: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Facts about the rows of a generation, over all processes: G groups of N rows, T tokens of the longest completion.
+
+    A call's turn is the number, from 0, of the policy's message that made it. Objects are arrays of dtype object.
+
+    Attributes:
+        task_G_N: "suite/id" of its task, or "/id" without a suite; strings.
+        kind_G_N: Kind of its task; strings.
+        attempt_G_N: Number of the try; integers.
+        resolved_G_N: It is valid, some objective applies, and each that does is at its pass mark or above; booleans.
+        stop_G_N: Why it ended: "answer", "length", "calls" or "error"; strings.
+        calls_G_N: Names of the executed calls, in order, replayed ones first; tuples of strings.
+        call_turns_G_N: The turn of each of them, -1 for a replayed one; tuples of integers.
+        path_G_N: For each of them a hash of all calls up to it, arguments included: two rows of a task that begin alike
+            have equal beginnings; tuples of integers.
+        prefix_G_N: How many calls were replayed before the policy went on; integers.
+        spread_G_N_M: `Score.spread`; NaN where there is none.
+        turn_G_N_T: The turn of each token of the completion, -1 where the policy wrote nothing; integers.
+        prompt_ids_G_N, completion_ids_G_N: Tokens, as tuples of integers; None unless it `reads_tokens`.
+    """
+
+    task_G_N: np.ndarray
+    kind_G_N: np.ndarray
+    attempt_G_N: np.ndarray
+    resolved_G_N: np.ndarray
+    stop_G_N: np.ndarray
+    calls_G_N: np.ndarray
+    call_turns_G_N: np.ndarray
+    path_G_N: np.ndarray
+    prefix_G_N: np.ndarray
+    spread_G_N_M: np.ndarray
+    turn_G_N_T: np.ndarray
+    prompt_ids_G_N: np.ndarray | None = None
+    completion_ids_G_N: np.ndarray | None = None
+
+    @property
+    def length_G_N(self) -> np.ndarray:
+        """Tokens that the policy wrote, (G, N)."""
+        length_G_N: np.ndarray = (self.turn_G_N_T >= 0).sum(axis=2)
+        return length_G_N
+
+
+def takes_rows(method: Callable[..., Any]) -> bool:
+    """Whether a selector's `advantages` or `learn` asks for facts about the rows."""
+    return "rows" in inspect.signature(method).parameters
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Any component that learns. Its state goes into the trainer's checkpoints and beside the round's policy.
+
+    So a training that is resumed, and a round that is rolled back, restore both together. There may be `metrics()` as
+    well, numbers by name: they go into the training's log, and into the record of its stage as they stand at its end.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, as JSON values."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that `state_dict` of the same component, made with the same arguments, returned."""
+        ...
 
 
 class Episode(Protocol):
