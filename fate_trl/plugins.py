@@ -15,7 +15,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -268,6 +268,16 @@ def load(type: Type, name: str, arguments: Mapping[str, Any] | None = None) -> A
         raise
     except Exception as error:
         raise PluginError(f"{type} {name!r} cannot be made: {_explained(error)}.") from error
+
+
+def check_needs(component: Any, objectives: Sequence[str]) -> None:
+    """Raise RecipeError if a selector names an objective, in `needs`, that is not there."""
+    for name in getattr(component, "needs", ()):
+        if name not in objectives:
+            raise RecipeError(
+                f"the selector {type(component).__name__} needs the objective {name!r}, which nothing scores"
+                f"{nearest(name, objectives)} The objectives are {', '.join(objectives)}."
+            )
 
 
 def identity(name: str, arguments: Mapping[str, Any]) -> str:

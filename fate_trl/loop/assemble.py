@@ -32,6 +32,9 @@ def assemble(
         chooser = plugins.load("selector", by.name, by.args)
         named += [wanted, by]
     held_out = [load_verifier(reference.name, reference.args) for reference in recipe.evaluation.verifiers]
+    objectives = objectives_of(recipe, verifiers)
+    for chooses in (selector, chooser):
+        plugins.check_needs(chooses, objectives)
     return Evolution(
         recipe=recipe,
         suites=suites,
@@ -41,7 +44,7 @@ def assemble(
         selector=chooser or selector,
         learner=make_learner(suites, verifiers, selector),
         run=run,
-        objectives=objectives_of(recipe, verifiers),
+        objectives=objectives,
         reporter=reporter or Silent(),
         observers=plugins.observers(sorted({plugins.split_name(reference.name)[0] for reference in named})),
     )

@@ -28,6 +28,7 @@ from trl import SFTConfig, SFTTrainer
 
 from ..errors import FateError, LedgerError, RecipeError
 from ..hookspecs import Suite
+from ..ledger.components import metrics_of, read_states, restore, states_of, write_states
 from ..ledger.directory import RunDirectory
 from ..loop.assemble import assemble
 from ..loop.counts import peak_memory
@@ -82,6 +83,7 @@ def _built(recipe: Recipe, run: RunDirectory, told: Reporter, team: Team) -> Evo
     evolution.memory = _memory
     learner: Any = evolution.learner
     learner.stop = evolution.stop
+    learner.keep_states_of({"chooser": evolution.selector, "repair": evolution.repair})
     learner.tasks = [task for split in ("train", "validation", "test") for task in evolution.tasks(split)]
     return evolution
 
@@ -134,6 +136,7 @@ class TrlLearner:
 
     Attributes:
         stop: Whether a stop was asked for; a training then ends at the next place where it can be resumed.
+        components: By name, those whose state is saved beside the policy and loaded with it.
         tasks: Every task that may be rolled out; TRL makes environments for their sets of tools.
     """
 
@@ -155,6 +158,8 @@ class TrlLearner:
         self.suites = suites
         self.verifiers = list(verifiers)
         self.selector = selector
+        self.components: dict[str, Any] = {}
+        self.keep_states_of({"selector": selector, **{f"verifier-{n}": judge for n, judge in enumerate(verifiers)}})
         self.reporter = reporter
         self.team = team or Team()
         self.stop = Stop()
@@ -164,6 +169,11 @@ class TrlLearner:
         self._fitting = recipe.rollout.chunk
         self._check_settings()
         self._open()
+
+    def keep_states_of(self, components: Mapping[str, Any]) -> None:
+        """Save and load the state of these components, by name, with the policy. They have learned nothing yet."""
+        self.components |= components
+        self._unlearned = states_of(self.components)
 
     def _open(self) -> None:
         self.model, self.tokenizer = load_model(self.recipe.model)
@@ -316,6 +326,8 @@ class TrlLearner:
         if trainer.ref_model is not None:  # TRL loads the model as it was given; the KL term is to the stage's start
             trainer.accelerator.unwrap_model(trainer.ref_model).load_state_dict(self.model.state_dict())
         summary = self._run(trainer, scratch, trainer.between_generations, "save_steps" not in settings)
+        told = metrics_of(self.selector)
+        summary |= {"selector": told} if told else {}
         return {"prompts": len(requests), **{f"{name}_tokens": n for name, n in trainer.tokens.items()}, **summary}
 
     def _run(self, trainer: Any, scratch: str | None, exact: Callable[[], bool], timed: bool) -> dict[str, Any]:
@@ -352,21 +364,26 @@ class TrlLearner:
         trainer.save_model(folder)
         self.team.wait()
         self._open()
-        self.load(folder)
+        self._load_weights(folder)
 
     # -------------------------------------------------------------------------------------------- saving
 
     def save(self, path: str) -> None:
-        """The adapter, or all weights, as safetensors, and the tokenizer."""
+        """The adapter, or all weights, as safetensors, the tokenizer, and the state of components that learn."""
         lora = {"selected_adapters": ["default"]} if self.recipe.model.lora is not None else {}
         try:
             self.model.save_pretrained(path, **lora)
             self.tokenizer.save_pretrained(path)
+            write_states(path, self.components)
         except (OSError, RuntimeError, SafetensorError) as error:
             raise LedgerError(f"cannot write the policy to {path}: {error}. Mend that, then resume.") from error
 
     def load(self, path: str) -> None:
-        """Take over the weights that `save` wrote. Raises LedgerError if they are not there or do not fit."""
+        """Take over what `save` wrote. Raises LedgerError if the weights are not there or do not fit."""
+        self._load_weights(path)
+        restore(self.components, {**self._unlearned, **read_states(path)})
+
+    def _load_weights(self, path: str) -> None:
         self.fresh()
         try:
             if self.recipe.model.lora is not None:

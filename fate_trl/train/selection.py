@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 
 from .. import plugins
 from ..choose import pareto
 from ..errors import PluginError, RecipeError
+from ..hookspecs import Rows, Stateful, takes_rows
 from .config import DEFAULT_SELECTOR, PFPOConfig
+from .facts import Fact, rows_of
 
 logger = logging.getLogger(__name__)
 
 
 def make_selector(args: Any, selector: Any, selector_args: Mapping[str, Any] | None) -> Any:
-    """The selector that the trainer's keywords ask for, or else the configuration; a copy, so its weights are ours."""
+    """The selector that the trainer's keywords ask for, or else the configuration.
+
+    An instance is copied, so that its weights are ours; one with state is not, so that its user finds it there.
+    """
     if selector is None:
         selector = getattr(args, "selector", DEFAULT_SELECTOR)
         selector_args = getattr(args, "selector_args", None) if selector_args is None else selector_args
@@ -28,7 +36,7 @@ def make_selector(args: Any, selector: Any, selector_args: Mapping[str, Any] | N
         raise RecipeError("selector_args go with a selector's name; this selector is an instance, which has its own.")
     if not callable(getattr(selector, "reward", None)) and not callable(getattr(selector, "advantages", None)):
         raise RecipeError(f"{selector!r} is no selector: it has neither a method `reward` nor `advantages`.")
-    return copy.copy(selector)
+    return selector if isinstance(selector, Stateful) else copy.copy(selector)
 
 
 def check_aggregation(args: Any, selector: Any) -> None:
@@ -66,21 +74,72 @@ def group_statistics(scores_G_N_M: np.ndarray, valid_G_N: np.ndarray, spread_G: 
     }
 
 
-def asked(
-    selector: Any, method: str, scores_G_N_M: np.ndarray, objectives: Sequence[str], valid_G_N: np.ndarray
-) -> np.ndarray:
+@dataclass(frozen=True)
+class Question:
+    """What a selector is asked about: a generation of G groups.
+
+    Attributes:
+        scores_G_N_M: Scores by objective; NaN in rows that are not valid.
+        valid_G_N: Rows that count.
+        objectives: Their names.
+        facts: Of all rows, in order; empty where the selector asks for none.
+    """
+
+    scores_G_N_M: np.ndarray
+    valid_G_N: np.ndarray
+    objectives: Sequence[str]
+    facts: Sequence[Fact] = ()
+
+    @cached_property
+    def rows(self) -> Rows:
+        return rows_of(self.facts, self.scores_G_N_M, self.valid_G_N, self.objectives)
+
+    def put(self, method: Callable[..., Any]) -> Any:
+        """Call one of the selector's methods with it."""
+        rows = {"rows": self.rows} if takes_rows(method) else {}
+        return method(self.scores_G_N_M, objectives=self.objectives, valid_G_N=self.valid_G_N, **rows)
+
+
+def wants_facts(selector: Any) -> bool:
+    """Whether one of a selector's methods asks for facts about the rows."""
+    methods = (getattr(selector, name, None) for name in ("reward", "advantages", "learn"))
+    return any(takes_rows(method) for method in methods if callable(method))
+
+
+def asked(selector: Any, method: str, question: Question) -> np.ndarray:
     """What the selector's "reward" or "advantages" says of the groups, (B, ...); of rows not valid NaN, or 0.
 
     Raises:
         PluginError: It is of a wrong shape, or not finite for a row that is valid.
     """
-    said = getattr(selector, method)(scores_G_N_M, objectives=objectives, valid_G_N=valid_G_N)
-    said = np.array(said, dtype=np.float64)
+    ask, valid_G_N = getattr(selector, method), question.valid_G_N
+    said = np.array(question.put(ask), dtype=np.float64)
     who = f"selector {type(selector).__name__}: {method}"
-    allowed = said.shape == valid_G_N.shape or (method == "advantages" and said.shape[:2] == valid_G_N.shape)
-    if not allowed:
-        raise PluginError(f"{who} returned the shape {said.shape}; it must be {valid_G_N.shape}.")
+    shapes = [valid_G_N.shape]
+    if method == "advantages":
+        tokens = question.rows.turn_G_N_T.shape if takes_rows(ask) else (*valid_G_N.shape, *said.shape[2:3])
+        shapes.append(tokens)
+    if said.shape not in shapes:
+        allowed = " or ".join(str(shape) for shape in dict.fromkeys(shapes))
+        raise PluginError(f"{who} returned the shape {said.shape}; it must be {allowed}.")
     if not np.isfinite(said[valid_G_N]).all():
         raise PluginError(f"{who} returned NaN or infinity for a row that is valid.")
     said[~valid_G_N] = np.nan if method == "reward" else 0.0
     return said.reshape(-1, *said.shape[2:])
+
+
+def fitted(selector: Any, advantages_B: torch.Tensor, width: int) -> torch.Tensor:
+    """Advantages of one process's rows; those by token (B, T) at the width of its completions.
+
+    Raises:
+        PluginError: A selector that is not told how many tokens there are gave another number.
+    """
+    if advantages_B.ndim == 1:
+        return advantages_B
+    given = advantages_B.size(1)
+    if given != width and not takes_rows(selector.advantages):
+        raise PluginError(
+            f"selector {type(selector).__name__}: advantages are {given} tokens wide, and the completions {width}; "
+            "take the keyword `rows`, whose turn_G_N_T has the width."
+        )
+    return torch.nn.functional.pad(advantages_B[:, :width], (0, max(0, width - given)))

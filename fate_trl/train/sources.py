@@ -18,6 +18,7 @@ class Objective:
     def __init__(self, name: str):
         self.__name__ = name
         self.values: list[float | None] = []
+        self.spreads: list[float | None] = []
 
     def __call__(self, **_: Any) -> list[float | None]:
         return self.values

@@ -34,6 +34,7 @@ import torch
 from accelerate.utils import gather, gather_object
 from datasets import IterableDataset
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 from transformers.utils import get_json_schema
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer import grpo_trainer
@@ -43,15 +44,16 @@ from .. import plugins
 from ..choose import pareto
 from ..errors import RecipeError, SuiteError
 from ..hookspecs import ParetoSelector
+from ..ledger.components import metrics_of, restore, states_of
 from ..metrics import check_errors, error_budget, is_error
 from ..record import stable_hash
 from ..suites.episodes import EpisodeEnvironment, toolset
 from ..types import Case, Message, RolloutRequest, ScoreCard, StopReason, Trajectory, shallow
 from ..verify.scoring import SECONDS, score_all
-from . import batches
+from . import batches, selection
 from .config import PFPOConfig
+from .facts import Fact, facts_of
 from .rows import copied_out, kind_of, messages_of, request_of, request_row
-from .selection import asked, check_aggregation, group_statistics, make_selector, spread
 from .sources import Objective, distinct_names, sources_of
 
 logger = logging.getLogger(__name__)
@@ -100,6 +102,8 @@ class _Step:
         advantages_B: The selector's own advantages, over all processes, where it sets them.
         column: While the selector's column is there: the matrix that it was added to, the user's weights, its name.
         as_given: The trainer's attributes that are bound to something else for the time being, as they were.
+        facts: Of this process's rows, where the selector asks for them.
+        learned: The selector has learned from this step; it does so once.
         tokens: What was counted on this process so far, by name.
     """
 
@@ -111,22 +115,27 @@ class _Step:
     advantages_B: torch.Tensor | None = None
     column: tuple[torch.Tensor, torch.Tensor, str] | None = None
     as_given: dict[str, Any] = field(default_factory=dict)
+    facts: Sequence[Fact] = ()
+    learned: bool = False
     tokens: Counter[str] = field(default_factory=Counter)
 
 
-class _Resumed(TrainerCallback):
+class _Resumed(TrainerCallback, ExportableState):
     """Brings what TRL leaves out of a checkpoint to where it was.
 
     TRL draws the order of each epoch from a generator that starts anew with every trainer, so a later epoch that is
     resumed would repeat the first one's order; and it counts the micro-steps, of which re-draws make their seeds.
-    Our own count of tokens stands in the log.
+    Our own count of tokens stands in the log. The state of components that learn goes into the trainer's state.
     """
 
     def __init__(self, trainer: PFPOTrainer):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
-        if not state.global_step or isinstance(self.trainer.train_dataset, IterableDataset):
+        if not state.global_step:
+            return
+        restore(self.trainer.components, state.stateful_callbacks.get(type(self).__name__, {}).get("components", {}))
+        if isinstance(self.trainer.train_dataset, IterableDataset):
             return
         micro_steps = len(train_dataloader)
         epochs, steps = divmod(state.global_step, -(-micro_steps // args.gradient_accumulation_steps))
@@ -136,6 +145,9 @@ class _Resumed(TrainerCallback):
         logged = {key: value for entry in state.log_history for key, value in entry.items()}
         counted = {key.removeprefix("tokens/"): int(n) for key, n in logged.items() if key.startswith("tokens/")}
         self.trainer.tokens = MappingProxyType(counted)
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {}, "components": states_of(self.trainer.components)}
 
 
 # ------------------------------------------------------------------------------------------------ the trainer
@@ -207,6 +219,7 @@ class PFPOTrainer(GRPOTrainer):
     _has_episodes = False
     _verifier_seconds = SECONDS
     _max_error_rate = 1.0
+    _wants_facts = False
     _redraw_rounds = 0
     _seen_rows = 0
     _excluded_rows = 0
@@ -231,9 +244,9 @@ class PFPOTrainer(GRPOTrainer):
         if args is None:
             name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = PFPOConfig(f"{name.split('/')[-1]}-PFPO")
-        self._selector = make_selector(args, selector, selector_args)
+        self._selector = selection.make_selector(args, selector, selector_args)
         self._aggregation = getattr(self._selector, "aggregation", None)
-        check_aggregation(args, self._selector)
+        selection.check_aggregation(args, self._selector)
         functions, classes, self._columns, self._verifiers = sources_of(reward_funcs, reward_processing_classes)
         # By name, so that a class that stands between this one and GRPOTrainer may have another order.
         given = (model, functions, args, train_dataset, eval_dataset, processing_class, classes, *more)
@@ -248,6 +261,8 @@ class PFPOTrainer(GRPOTrainer):
         self._has_episodes = any(isinstance(pool[0], EpisodeEnvironment) for pool in pools)
         self._verifier_seconds = getattr(args, "verifier_seconds", SECONDS)
         self._max_error_rate = getattr(args, "max_error_rate", 1.0)
+        plugins.check_needs(self._selector, self.objectives)
+        self._wants_facts = selection.wants_facts(self._selector)
         self._redraw_rounds = getattr(args, "redraw_rounds", 0)
         if self._redraw_rounds:
             self._check_redraw()
@@ -275,6 +290,11 @@ class PFPOTrainer(GRPOTrainer):
                 "The tie-breaks 'mean', 'scaled' and 'product' of the Pareto selectors weigh.",
                 self._selector,
             )
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """What may have state that belongs to the training: the selector, and the verifiers by number."""
+        return {"selector": self._selector, **{f"verifier-{i}": v for i, v in enumerate(self._verifiers)}}
 
     def between_generations(self) -> bool:
         """Whether the next micro-step generates: TRL checkpoints no generated batch, so only this resumes exactly."""
@@ -310,11 +330,15 @@ class PFPOTrainer(GRPOTrainer):
         if step is not None:
             self._give_back(step)  # where a subclass asks twice in a step
         failed_B = None
-        if self._verifiers or self._has_episodes:
+        if self._verifiers or self._has_episodes or self._wants_facts:
             generated = step.generated if step is not None else None
             if generated is None:
                 generated = ([()] * len(prompts), completion_ids_list, None, completions)
-            failed_B = self._verify(self._trajectories(inputs, prompts, generated))
+            trajectories = self._trajectories(inputs, prompts, generated)
+            if self._verifiers or self._has_episodes:
+                failed_B = self._verify(trajectories)
+            if step is not None and self._wants_facts:
+                step.facts = facts_of(trajectories, self.reward_funcs, self._selector)
         rewards_B_M: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if failed_B is not None:
             rewards_B_M[failed_B] = torch.nan
@@ -401,6 +425,7 @@ class PFPOTrainer(GRPOTrainer):
         for column in self._columns:
             scores = [card.scores[column.__name__] for card in cards]
             column.values = [0.0 if score.status == "error" else score.value for score in scores]
+            column.spreads = [score.spread for score in scores]
         return self._count_errors(trajectories, cards)
 
     def _count_errors(self, trajectories: list[Trajectory], cards: list[ScoreCard]) -> torch.Tensor:
@@ -453,23 +478,37 @@ class PFPOTrainer(GRPOTrainer):
         weights_M = self._pass_weights()
         oriented_G_N_M = pareto.orient(scores_G_N_M, weights_M)
         valid_G_N = pareto.complete_rows(oriented_G_N_M) & ~np.isnan(oriented_G_N_M).all(axis=2)
-        spread_G = spread(oriented_G_N_M, valid_G_N)
+        spread_G = selection.spread(oriented_G_N_M, valid_G_N)
         step.zero_signal_G = ~spread_G
         if group > 1:
-            for name, value in group_statistics(oriented_G_N_M, valid_G_N, spread_G).items():
+            for name, value in selection.group_statistics(oriented_G_N_M, valid_G_N, spread_G).items():
                 self._metrics[step.mode][name].append(value)
+        scores_G_N_M[~valid_G_N] = np.nan
+        facts = gather_object(list(step.facts)) if self._wants_facts else ()
+        question = selection.Question(scores_G_N_M, valid_G_N, self.objectives, facts)
         if self._aggregation is not None:
             self._rebind(step, multi_objective_aggregation=self._aggregation)
+            self._learn(step, question)
             return rewards_B_M
-        scores_G_N_M[~valid_G_N] = np.nan
         rewards_B_M[torch.as_tensor(~valid_G_N.reshape(-1), device=rewards_B_M.device)] = torch.nan
         method = "advantages" if hasattr(self._selector, "advantages") else "reward"
-        said = asked(self._selector, method, scores_G_N_M, self.objectives, valid_G_N)
+        said = selection.asked(self._selector, method, question)
+        self._learn(step, question)
         said_B = torch.as_tensor(said, dtype=torch.float32).to(rewards_B_M.device)
         if method == "advantages":
             step.advantages_B = said_B
             return rewards_B_M
         return self._append(step, rewards_B_M, said_B)
+
+    def _learn(self, step: _Step, question: selection.Question) -> None:
+        """Let a selector that learns take the generation in: once, in training alone, and alike on every process."""
+        if step.mode != "train" or step.learned:
+            return
+        step.learned = True
+        if hasattr(self._selector, "learn"):
+            question.put(self._selector.learn)
+        for name, value in metrics_of(self._selector).items():
+            self._metrics["train"][f"selector/{name}"] = [value]
 
     def _pass_weights(self) -> np.ndarray:
         """Hand `reward_weights`, which a callback may change at any time, to the selector; ones if it takes none."""
@@ -515,7 +554,8 @@ class PFPOTrainer(GRPOTrainer):
         if advantages_B is None:
             return
         start = self.accelerator.process_index * rows
-        out["advantages"] = advantages_B[start : start + rows]
+        own_B, width = advantages_B[start : start + rows], out["completion_ids"].size(1)
+        out["advantages"] = selection.fitted(self._selector, own_B, width)
         logged = self._logs["advantages"]
         for _ in range(min(len(advantages_B), len(logged))):
             logged.pop()
@@ -654,6 +694,8 @@ class PFPOTrainer(GRPOTrainer):
             wrong = "scale_rewards='batch' scales by the batch that was drawn first; use 'none' or 'group'"
         elif self._aggregation == "normalize_then_sum":
             wrong = "normalize_then_sum (gdpo) normalises over the batch that was drawn first; use another selector"
+        elif getattr(self._selector, "whole_batch", False):
+            wrong = f"{type(self._selector).__name__} compares the groups of the batch that was drawn first"
         elif isinstance(self.train_dataset, IterableDataset):
             wrong = "new prompts cannot be drawn from an IterableDataset; use a Dataset"
         elif self._is_vlm:

@@ -15,7 +15,7 @@ import numpy as np
 from fate_trl import plugins
 from fate_trl.choose import pareto
 from fate_trl.errors import RecipeError
-from fate_trl.hookspecs import Choice, Rows, takes_rows
+from fate_trl.hookspecs import Choice, Rows, Stateful, takes_rows
 
 SMALL = 1e-4
 """What TRL adds to a standard deviation before it divides by it."""
@@ -115,6 +115,8 @@ class Advantages:
         self._base = plugins.load("selector", self.base, self.base_args) if self.base else None
         if getattr(self._base, "aggregation", None) == "normalize_then_sum":
             raise RecipeError(f"base: {self.base} is TRL's own way to aggregate and has no rewards to work on.")
+        if isinstance(self._base, Stateful):
+            raise RecipeError(f"base: {self.base} learns, and nothing would teach it there; use it by itself.")
         self._chooser = self._base or plugins.load("selector", "pareto-front")
 
     @property

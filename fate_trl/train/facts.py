@@ -1,0 +1,124 @@
+"""Facts about the rows of a generation, for selectors that ask for them: made on each process, then put in shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from ..hookspecs import Rows
+from ..record import content_hash
+from ..types import PASS_AT, Trajectory
+from .sources import Objective
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What one row tells; see hookspecs.Rows. `ids` are its prompt's and its completion's tokens, if asked for."""
+
+    task: str
+    kind: str
+    attempt: int
+    stop: str
+    calls: tuple[str, ...]
+    call_turns: tuple[int, ...]
+    path: tuple[int, ...]
+    prefix: int
+    spreads: tuple[float, ...]
+    mask: tuple[int, ...]
+    ids: tuple[tuple[int, ...], tuple[int, ...]] | None
+
+
+def facts_of(trajectories: Sequence[Trajectory], reward_funcs: Sequence[Any], selector: Any) -> list[Fact]:
+    """What a selector is told of one process's rows; verifiers' columns know the spread of their scores."""
+    none = [None] * len(trajectories)
+    spreads = zip(*(f.spreads if isinstance(f, Objective) else none for f in reward_funcs), strict=True)
+    with_ids = getattr(selector, "reads_tokens", False)
+    return [fact_of(t, of_t, with_ids) for t, of_t in zip(trajectories, spreads, strict=True)]
+
+
+def fact_of(trajectory: Trajectory, spreads: Sequence[float | None], with_ids: bool) -> Fact:
+    """Of a trajectory, and of the spread of each of its scores."""
+    task = trajectory.task
+    return Fact(
+        task=f"{task.suite}/{task.id}",
+        kind=task.kind,
+        attempt=trajectory.attempt,
+        stop=trajectory.stop,
+        calls=tuple(call.name for call in trajectory.calls),
+        call_turns=_call_turns(trajectory),
+        path=_path(trajectory),
+        prefix=trajectory.replayed,
+        spreads=tuple(np.nan if spread is None else spread for spread in spreads),
+        mask=trajectory.policy_mask,
+        ids=(trajectory.prompt_ids, trajectory.completion_ids) if with_ids else None,
+    )
+
+
+def _call_turns(trajectory: Trajectory) -> tuple[int, ...]:
+    """The number of the policy's message that made each executed call; -1 for a replayed one.
+
+    Messages may hold calls that never ran, so executed ones are looked for by name, in order.
+    """
+    spoken = [message for message in trajectory.messages if message.get("role") == "assistant"]
+    asked = [
+        (turn, call.get("function", call).get("name"))
+        for turn, message in enumerate(spoken)
+        for call in message.get("tool_calls") or ()
+    ]
+    turns, at = [-1] * trajectory.replayed, 0
+    for call in trajectory.calls[trajectory.replayed :]:
+        found = next((i for i in range(at, len(asked)) if asked[i][1] == call.name), None)
+        if found is not None:
+            at = found + 1
+        turns.append(asked[at - 1][0] if at else 0)
+    return tuple(turns)
+
+
+def _path(trajectory: Trajectory) -> tuple[int, ...]:
+    """For each executed call, a number that stands for all calls up to it."""
+    own = (content_hash({"name": call.name, "arguments": call.arguments}) for call in trajectory.calls)
+    return tuple(int(digest[:15], 16) for digest in accumulate(own, lambda before, call: content_hash([before, call])))
+
+
+def turns_of(mask: Sequence[int]) -> np.ndarray:
+    """The turn of each token, from 0, -1 where the policy wrote nothing: every run of ones is a turn, (T,)."""
+    own_T = np.asarray(mask, int) != 0
+    begins_T = own_T & ~np.concatenate([[False], own_T[:-1]])
+    return np.where(own_T, np.cumsum(begins_T) - 1, -1)
+
+
+def rows_of(facts: Sequence[Fact], scores_G_N_M: np.ndarray, valid_G_N: np.ndarray, names: Sequence[str]) -> Rows:
+    """The facts of all processes, in the order of the rows, as arrays over the groups."""
+    shape = valid_G_N.shape
+    width = max((len(fact.mask) for fact in facts), default=0)
+    turn_B_T = np.full((len(facts), width), -1)
+    for turn_T, fact in zip(turn_B_T, facts, strict=True):
+        turn_T[: len(fact.mask)] = turns_of(fact.mask)
+    known_G_N_M = ~np.isnan(scores_G_N_M)
+    passed_G_N_M = ~known_G_N_M | (np.nan_to_num(scores_G_N_M) >= [PASS_AT.get(name, 1.0) for name in names])
+    with_ids = all(fact.ids is not None for fact in facts)
+    return Rows(
+        task_G_N=np.array([fact.task for fact in facts]).reshape(shape),
+        kind_G_N=np.array([fact.kind for fact in facts]).reshape(shape),
+        attempt_G_N=np.array([fact.attempt for fact in facts]).reshape(shape),
+        resolved_G_N=valid_G_N & known_G_N_M.any(axis=2) & passed_G_N_M.all(axis=2),
+        stop_G_N=np.array([fact.stop for fact in facts]).reshape(shape),
+        calls_G_N=_objects([fact.calls for fact in facts], shape),
+        call_turns_G_N=_objects([fact.call_turns for fact in facts], shape),
+        path_G_N=_objects([fact.path for fact in facts], shape),
+        prefix_G_N=np.array([fact.prefix for fact in facts]).reshape(shape),
+        spread_G_N_M=np.array([fact.spreads for fact in facts], float).reshape(scores_G_N_M.shape),
+        turn_G_N_T=turn_B_T.reshape(*shape, width),
+        prompt_ids_G_N=_objects([fact.ids and fact.ids[0] for fact in facts], shape) if with_ids else None,
+        completion_ids_G_N=_objects([fact.ids and fact.ids[1] for fact in facts], shape) if with_ids else None,
+    )
+
+
+def _objects(values: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
+    out_B = np.empty(len(values), dtype=object)
+    out_B[:] = list(values)
+    return out_B.reshape(shape)
