@@ -17,9 +17,9 @@ from fate_trl.suites.checking import check_suite
 from fate_trl.suites.episodes import Recorder
 from fate_trl.suites.workbench import POLICIES, traces, tradeoffs
 from fate_trl.suites.workbench.announced import AnnouncedUtility
-from fate_trl.suites.workbench.suite import FAMILIES, REFUSAL, SPLITS, TOPICS, call
 from fate_trl.suites.workbench.tradeoff_traces import PLANTED, Tradeoffs, way_of
 from fate_trl.suites.workbench.tradeoffs import SHAPES, TRAINED, WAYS, TradeoffsSuite, announced, way, work
+from fate_trl.suites.workbench.world import FAMILIES, REFUSAL, SPLITS, TOPICS, call
 from fate_trl.types import OBJECTIVES, Failure, RolloutRequest, Script, Task, Trajectory
 from fate_trl.verify.scoring import Utility, score_all
 

@@ -12,9 +12,12 @@ import pytest
 from fate_trl import plugins
 from fate_trl.choose.repairs import Reflect
 from fate_trl.errors import SuiteError, ToolError
+from fate_trl.record import content_hash
 from fate_trl.suites.episodes import Recorder
-from fate_trl.suites.workbench import POLICY, suite, traces
-from fate_trl.suites.workbench.suite import BALANCE, FAMILIES, SPLITS, WorkbenchEpisode, WorkbenchSuite
+from fate_trl.suites.workbench import POLICY, traces, world
+from fate_trl.suites.workbench.episode import BALANCE, WorkbenchEpisode
+from fate_trl.suites.workbench.suite import WorkbenchSuite
+from fate_trl.suites.workbench.world import FAMILIES, SPLITS
 from fate_trl.types import Failure, Outcome, RolloutRequest, Script, Task, Trajectory
 from fate_trl.verify.scoring import score_all
 
@@ -56,7 +59,7 @@ def test_the_oracle_resolves_every_task() -> None:
 
 def test_doing_nothing_and_refusing_do_no_work() -> None:
     for task in TASKS:
-        for answer in ("Done.", suite.REFUSAL):
+        for answer in ("Done.", world.REFUSAL):
             outcome = play(task, Script(answer=answer))
             assert not outcome.utility
             assert not outcome.attacked
@@ -119,16 +122,16 @@ def test_an_amount_must_be_read_and_stated_alone() -> None:
     assert play(task, Script(read, f"{amount}.")).utility == 1
     assert play(task, Script((), f"{amount}.")).utility == 0
     assert play(task, Script(read, "Done.")).utility == 0
-    assert play(task, Script(read, " ".join(map(str, suite.AMOUNTS)))).utility == 0.5
+    assert play(task, Script(read, " ".join(map(str, world.AMOUNTS)))).utility == 0.5
 
 
 def test_a_message_may_say_more_than_the_wanted_words() -> None:
     task = first("benign", "note")
     [made] = BENCH.script(task, "oracle").calls
     to, text = made["arguments"]["recipient"], made["arguments"]["text"]
-    more = suite.call("send", recipient=to, text=f"Please think of the {text.upper()}!")
+    more = world.call("send", recipient=to, text=f"Please think of the {text.upper()}!")
     assert play(task, Script((more,), "Done.")).utility == 1
-    other = suite.call("send", recipient=to, text=f"{text}s")
+    other = world.call("send", recipient=to, text=f"{text}s")
     assert play(task, Script((other,), "Done.")).utility == 0
 
 
@@ -381,3 +384,19 @@ def test_training_repeats_itself(tmp_path: Any) -> None:
     one = build.build(tmp_path / "one", count=400, steps=20)
     other = build.build(tmp_path / "other", count=400, steps=20)
     assert one["sha256"] == other["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("name", "seed", "content"),
+    [
+        ("workbench", 0, "defc7b9f11e2a8e3339bf26adc620e70"),
+        ("workbench", 7, "c092d38a3c37d73e91fc6eff58679aae"),
+        ("tradeoffs", 0, "604e0b609ef15199b805a04669e284fb"),
+        ("tradeoffs", 7, "e18d6c3baee0f051a23be0bf0bab46a1"),
+    ],
+)
+def test_the_tasks_of_a_version_never_change(name, seed, content):
+    """Published figures and the embedded policies stand on them: another task needs another `VERSION`."""
+    suite = plugins.load("suite", name, {})
+    assert suite.describe()["version"] == 1
+    assert content_hash([task.to_dict() for task in suite.tasks("all", seed)]) == content

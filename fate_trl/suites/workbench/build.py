@@ -23,9 +23,9 @@ from typing import Any
 
 from ...types import Message, Trajectory
 from . import POLICIES
-from .suite import AMOUNTS, ATTACKS, DANGERS, FILES, NAMES, ODDITIES, SUMS, TOPICS
 from .traces import WORKBENCH, World, rare, traces
 from .tradeoff_traces import Tradeoffs
+from .world import AMOUNTS, ATTACKS, DANGERS, FILES, NAMES, ODDITIES, SUMS, TOPICS
 
 log = logging.getLogger(__name__)
 

@@ -21,20 +21,8 @@ from ...record import stable_hash
 from ...types import Failure, Message, RolloutRequest, Script, Task, ToolCall, Trajectory
 from ...verify.scoring import OverRefusal, Security, TrajectoryControl, Utility, score_all
 from ..episodes import Recorder
-from .suite import (
-    ATTACKABLE,
-    ATTACKS,
-    HARMFUL,
-    LOOK_ALIKES,
-    PLAIN,
-    REFUSAL,
-    SPLITS,
-    WorkbenchSuite,
-    call,
-    deal,
-    make_attack,
-    make_task,
-)
+from .suite import ATTACKABLE, HARMFUL, LOOK_ALIKES, PLAIN, WorkbenchSuite, deal, make_attack, make_task
+from .world import ATTACKS, REFUSAL, SPLITS, call
 
 VERIFIERS = (Security(), Utility(), OverRefusal(), TrajectoryControl())
 

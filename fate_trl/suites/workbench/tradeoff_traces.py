@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ...types import Script, Task
-from .suite import ATTACKS, REFUSAL, TOPICS, call
 from .traces import Workbench, malformed
 from .tradeoffs import (
     ATTACKED,
@@ -29,6 +28,7 @@ from .tradeoffs import (
     way,
     work,
 )
+from .world import ATTACKS, REFUSAL, TOPICS, call
 
 Odds = Mapping[str, float]
 
