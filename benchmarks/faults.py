@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from faults import Bench, Fault, faults, noise
 
-from fate_trl.recipe.schema import make_recipe
+from fate_trl.recipe.loading import make_recipe
 
 SCRIPTED = {"train": 60, "validation": 0, "test": 240}
 EMBEDDED = {"train": 9, "validation": 0, "test": 120}

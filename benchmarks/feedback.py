@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from fate_trl.ledger.directory import RunDirectory, seed_of
+from fate_trl.ledger.layout import seed_of
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.repairing import failures_of
 from fate_trl.loop.rounds import Evolution
 from fate_trl.plugins import load
-from fate_trl.recipe.schema import make_recipe
+from fate_trl.recipe.loading import make_recipe
 from fate_trl.train import learner
 from fate_trl.types import Failure, RolloutRequest
 from fate_trl.verify.scoring import score_all

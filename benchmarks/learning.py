@@ -45,11 +45,13 @@ import fate_trl
 from benchmarks.learning_methods import GROUPS, METHODS, REFERENCE, Json, Method
 from benchmarks.learning_page import HEADLINE, METRICS, fill, page, plot, summary
 from fate_trl import metrics
-from fate_trl.ledger.directory import RunDirectory, round_dir
+from fate_trl.ledger.layout import round_dir
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.counts import tokens_of_round
 from fate_trl.loop.rounds import Evolution
 from fate_trl.metrics import concerns as diagnosis
-from fate_trl.recipe.schema import Recipe, find_recipe, make_recipe, override, read_values
+from fate_trl.recipe.loading import find_recipe, make_recipe, override, read_values
+from fate_trl.recipe.schema import Recipe
 from fate_trl.record import stable_hash
 from fate_trl.suites.scripted import ROLES
 from fate_trl.types import KINDS, Case, ScoreCard

@@ -37,7 +37,7 @@ from benchmarks import families
 from fate_trl.loop.reporter import Silent
 from fate_trl.plugins import load
 from fate_trl.preflight import memory
-from fate_trl.recipe.schema import make_recipe
+from fate_trl.recipe.loading import make_recipe
 from fate_trl.train import learner as torch_learner
 from fate_trl.train import templates
 from fate_trl.types import BufferRow, RolloutRequest

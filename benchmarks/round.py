@@ -34,10 +34,10 @@ from typing import Any
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from fate_trl.ledger.directory import RunDirectory
 from fate_trl.ledger.scores import Scorer
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.repairing import row_of
-from fate_trl.recipe.schema import find_recipe, make_recipe, read_values
+from fate_trl.recipe.loading import find_recipe, make_recipe, read_values
 from fate_trl.suites.episodes import Recorder, environment_factories
 from fate_trl.train import learner as torch_learner
 from fate_trl.train.examples import tokens_of

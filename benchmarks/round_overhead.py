@@ -30,10 +30,11 @@ from unittest.mock import patch
 import numpy as np
 
 from fate_trl import metrics
-from fate_trl.ledger.directory import RunDirectory, directory
+from fate_trl.ledger import writing
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.rounds import Evolution
 from fate_trl.process import bounded
-from fate_trl.recipe.schema import load_recipe
+from fate_trl.recipe.loading import load_recipe
 from fate_trl.suites import episodes
 from fate_trl.train import learner
 from fate_trl.verify import scoring
@@ -101,7 +102,7 @@ class Stopwatch:
 @contextmanager
 def watched(watch: Stopwatch) -> Iterator[None]:
     with ExitStack() as stack:
-        rooms = {RunDirectory: ("ledger", LEDGER), directory: ("ledger", ("flush",))}
+        rooms = {RunDirectory: ("ledger", LEDGER), writing: ("ledger", ("flush",))}
         rooms |= {room: ("isolation", names) for room, names in ISOLATION.items()}
         for room, (part, names) in rooms.items():
             for name in names:

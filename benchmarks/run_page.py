@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from fate_trl.ledger.directory import RunDirectory
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.metrics import DIRECTIONS
 
 ARROWS = {1: " ↑", -1: " ↓", 0: ""}

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from fate_trl import __version__, plugins
 from fate_trl.hookspecs import Suite
-from fate_trl.ledger.directory import RunDirectory
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.rounds import Evolution
-from fate_trl.recipe.schema import make_recipe, objectives_of
+from fate_trl.recipe.loading import make_recipe
+from fate_trl.recipe.schema import objectives_of
 from fate_trl.record import stable_hash
 from fate_trl.suites.scripted import Role, ScriptedLearner
 from fate_trl.types import RolloutRequest, ToolCall, Trajectory

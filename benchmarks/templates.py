@@ -32,7 +32,7 @@ from benchmarks import families
 from fate_trl import PFPOConfig, PFPOTrainer
 from fate_trl.plugins import load
 from fate_trl.preflight import findings
-from fate_trl.recipe.schema import make_recipe
+from fate_trl.recipe.loading import make_recipe
 from fate_trl.suites.episodes import environment_factories
 from fate_trl.suites.scripted import script_for
 from fate_trl.train import templates

@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from fate_trl import metrics
-from fate_trl.ledger.directory import RunDirectory, seed_of
+from fate_trl.ledger.layout import seed_of
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.repairing import failures_of
 from fate_trl.loop.rounds import Evolution
 from fate_trl.plugins import load
-from fate_trl.recipe.schema import load_recipe
+from fate_trl.recipe.loading import load_recipe
 from fate_trl.suites.workbench import tradeoffs
 from fate_trl.suites.workbench.tradeoff_traces import way_of
 from fate_trl.train import learner, models

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from scripted_run import run
 
-from fate_trl.recipe.schema import find_recipe, make_recipe, read_values
+from fate_trl.recipe.loading import find_recipe, make_recipe, read_values
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,9 @@ As a script: python scripted_run.py RECIPE RUN, which prints the rows of metrics
 import json
 import sys
 
-from fate_trl.ledger.directory import RunDirectory
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.assemble import assemble
-from fate_trl.recipe.schema import load_recipe
+from fate_trl.recipe.loading import load_recipe
 from fate_trl.suites.scripted import ScriptedLearner
 
 

@@ -244,7 +244,7 @@ COMMANDS = {
     "an empty recipe": (["run", "empty.yaml"], ["empty.yaml must hold a mapping"]),
     "no recipe": (["run"], ["give either a recipe, or --resume RUN"]),
     "a recipe and a run": (["run", "GOOD", "--resume", "models"], ["give either a recipe, or --resume RUN"]),
-    "a run that is none": (["run", "--resume", "models"], ["models is no run directory: it has no recipe.yaml"]),
+    "a run that is none": (["run", "--resume", "models"], ["models is no run directory: it has neither recipe.yaml"]),
     "a run that is not there": (["run", "--resume", "runs/no"], ["runs/no is no run directory"]),
     "a resumed run with an override": (
         ["run", "--resume", "models", "--set", "rounds=3"],
@@ -341,7 +341,7 @@ def test_bad_input_is_stopped_with_its_error(said, name):
 
 def test_a_good_recipe_is_not_stopped(folder):
     """What the bad recipes are changed from; a driver that stops everything would pass the tests above."""
-    code = "from fate_trl.recipe.schema import load_recipe; print(load_recipe('0.yaml').suites[0].name)"
+    code = "from fate_trl.recipe.loading import load_recipe; print(load_recipe('0.yaml').suites[0].name)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
     assert done.stdout == "workbench\n"
 

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 
 from fate_trl import cli
 from fate_trl.errors import LedgerError
-from fate_trl.ledger.directory import RunDirectory
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.recipe.schema import Lora, Model, Recipe
 from fate_trl.report.model_card import model_card
 from fate_trl.train.models import load_model, merge_adapter

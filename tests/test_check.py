@@ -11,7 +11,7 @@ from benchmarks import families
 from fate_trl.cli import app
 from fate_trl.errors import RecipeError
 from fate_trl.preflight import findings, memory
-from fate_trl.recipe.schema import find_recipe, make_recipe, override, read_values
+from fate_trl.recipe.loading import find_recipe, make_recipe, override, read_values
 from fate_trl.train import learner, models
 
 

@@ -13,8 +13,8 @@ from fate_trl.cli.console import visible
 from fate_trl.cli.run import explained, fresh
 from fate_trl.cli.tables import metrics_table
 from fate_trl.errors import LedgerError
-from fate_trl.ledger.directory import RunDirectory, policy_folder
-from fate_trl.recipe.schema import load_recipe, shipped
+from fate_trl.ledger.writing import RunDirectory
+from fate_trl.recipe.loading import load_recipe, shipped
 
 HOSTILE = "evil\x1b[2J\x07\u202e\ud800 [red]name[/red]"
 VISIBLE = "evil\\x1b[2J\\x07\\x202e\\xd800 [red]name[/red]"
@@ -308,18 +308,18 @@ def test_a_run_never_writes_into_another(tmp_path):
 
 def test_the_policy_of_a_run_is_the_last_accepted_one(tmp_path):
     run = RunDirectory(tmp_path)
-    assert policy_folder(run) is None
+    assert run.policy_folder() is None
     (tmp_path / "rounds/00/after-warm_start").mkdir(parents=True)
-    assert policy_folder(run) == tmp_path / "rounds/00/after-warm_start"
+    assert run.policy_folder() == tmp_path / "rounds/00/after-warm_start"
     for round, accepted in ((1, True), (2, True), (3, False)):
         (tmp_path / f"rounds/{round:02d}/policy").mkdir(parents=True)
         run.append(f"rounds/{round:02d}/stages.jsonl", [{"stage": "accept", "accepted": accepted}])
     (tmp_path / "rounds/04/policy").mkdir(parents=True)  # not judged yet
-    assert policy_folder(run) == tmp_path / "rounds/02/policy"
-    assert policy_folder(run, 0) == tmp_path / "rounds/00/after-warm_start"
-    assert policy_folder(run, 3) == tmp_path / "rounds/03/policy", "one that was rolled back can be looked at too"
+    assert run.policy_folder() == tmp_path / "rounds/02/policy"
+    assert run.policy_folder(0) == tmp_path / "rounds/00/after-warm_start"
+    assert run.policy_folder(3) == tmp_path / "rounds/03/policy", "one that was rolled back can be looked at too"
     with pytest.raises(LedgerError, match="no policy of round 5"):
-        policy_folder(run, 5)
+        run.policy_folder(5)
 
 
 @pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt, 130), (ZeroDivisionError, None)])

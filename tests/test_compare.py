@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from fate_trl import metrics
 from fate_trl.cli import app
 from fate_trl.errors import ErrorBudgetExceeded, FateError, RecipeError
-from fate_trl.ledger.directory import RunDirectory
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.report import comparison, page
 from fate_trl.testing.hostile import HOSTILE, LARGE, live_html, live_terminal, record
 

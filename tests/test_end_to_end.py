@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
-from fate_trl.ledger.directory import RunDirectory
-from fate_trl.recipe.schema import load_recipe, shipped
+from fate_trl.ledger.writing import RunDirectory
+from fate_trl.recipe.loading import load_recipe, shipped
 from fate_trl.train.learner import build
 
 torch.set_num_threads(1)

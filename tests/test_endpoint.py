@@ -13,8 +13,8 @@ from transformers.utils import get_json_schema
 
 from fate_trl import cli, plugins
 from fate_trl.errors import RecipeError
-from fate_trl.ledger.directory import RunDirectory
-from fate_trl.recipe.schema import make_recipe
+from fate_trl.ledger.writing import RunDirectory
+from fate_trl.recipe.loading import make_recipe
 from fate_trl.serve import completions
 from fate_trl.serve.endpoint import EndpointPolicy, tool_schema
 from fate_trl.suites.episodes import make_tool

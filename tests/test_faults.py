@@ -7,7 +7,7 @@ from faults import Bench, faults, noise
 
 from fate_trl import metrics
 from fate_trl.errors import ErrorBudgetExceeded
-from fate_trl.recipe.schema import make_recipe
+from fate_trl.recipe.loading import make_recipe
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from fate_trl import metrics
 from fate_trl.cli import app
 from fate_trl.errors import LedgerError
 from fate_trl.ledger import fsck
-from fate_trl.ledger.directory import RunDirectory
-from fate_trl.recipe.schema import make_recipe
+from fate_trl.ledger.writing import RunDirectory
+from fate_trl.recipe.loading import make_recipe
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import json
 import pytest
 
 from benchmarks import families
-from fate_trl.ledger.directory import RunDirectory
-from fate_trl.recipe.schema import find_recipe, make_recipe, read_values, shipped
+from fate_trl.ledger.writing import RunDirectory
+from fate_trl.recipe.loading import find_recipe, make_recipe, read_values, shipped
 from fate_trl.train import learner
 
 RECIPES = [name for name, file in shipped().items() if file.parent.name == "gpu"]

@@ -7,9 +7,9 @@ import yaml
 from scripted_run import run
 
 from fate_trl.errors import FateError, RecipeError
-from fate_trl.ledger.directory import RunDirectory
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.metrics.concerns import diagnose
-from fate_trl.recipe.schema import load_recipe
+from fate_trl.recipe.loading import load_recipe
 
 JUDGES = '''
 from fate_trl import Component, Score, hookimpl

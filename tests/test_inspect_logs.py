@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fate_trl import interchange
-from fate_trl.ledger.directory import RunDirectory
+from fate_trl.ledger.writing import RunDirectory
 
 PLUGIN_TESTS = Path(__file__).parents[1] / "plugins/fate-trl-agentharm/tests"
 

@@ -13,7 +13,7 @@ from fate_trl import interchange
 from fate_trl.errors import InterchangeError
 from fate_trl.interchange import agentdojo_logs, rows
 from fate_trl.interchange.records import RECORD_BYTES
-from fate_trl.ledger.directory import RunDirectory
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.repairing import failures_of
 from fate_trl.record import dumps
 from fate_trl.suites.workbench.suite import WorkbenchSuite

@@ -8,9 +8,10 @@ import pytest
 
 from fate_trl import plugins
 from fate_trl.errors import SuiteError, ToolError
-from fate_trl.ledger.directory import RunDirectory
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.rounds import Evolution
-from fate_trl.recipe.schema import make_recipe, objectives_of
+from fate_trl.recipe.loading import make_recipe
+from fate_trl.recipe.schema import objectives_of
 from fate_trl.suites.checking import check_suite
 from fate_trl.suites.episodes import Recorder
 from fate_trl.suites.jsonl import JsonlSuite

@@ -9,10 +9,10 @@ from benchmarks.learning import Job, all_runs, recipe_of
 from benchmarks.learning_methods import METHODS, REFERENCE, Method
 from benchmarks.learning_page import summary
 from fate_trl import metrics
-from fate_trl.ledger.directory import RunDirectory
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.assemble import assemble
 from fate_trl.metrics import intervals
-from fate_trl.recipe.schema import find_recipe, make_recipe, read_values
+from fate_trl.recipe.loading import find_recipe, make_recipe, read_values
 from fate_trl.suites.scripted import ScriptedLearner
 
 VALUES = {

@@ -3,12 +3,16 @@
 import json
 import multiprocessing
 import os
+from contextlib import nullcontext
 
 import pytest
+from case import case
 
 from fate_trl.errors import LedgerError
-from fate_trl.ledger import directory
-from fate_trl.ledger.directory import RunDirectory, round_dir, seed_of
+from fate_trl.ledger import fsck, writing
+from fate_trl.ledger.layout import round_dir, seed_of
+from fate_trl.ledger.reading import RunReader
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.types import Score, ScoreCard, Task, Trajectory
 
 HOSTILE = "a\nb\r\u2028\x85\x00\ud800 </script>"
@@ -52,8 +56,66 @@ def test_a_half_written_last_line_is_cut_off_and_the_next_record_follows_cleanly
         file.write(tail)
     whole = RECORDS + ([{"n": 4}] if "\n" in tail else [])
     assert run.read("x.jsonl") == whole
-    run.append("x.jsonl", [{"n": 5}])
-    assert run.read("x.jsonl") == [*whole, {"n": 5}]
+    resumed = RunDirectory(run.path)
+    resumed.append("x.jsonl", [{"n": 5}])
+    assert resumed.read("x.jsonl") == [*whole, {"n": 5}]
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_a_torn_end_is_cut_by_the_holder_of_the_lock_alone(run, locked):
+    run.append("x.jsonl", RECORDS)
+    with open(run.path / "x.jsonl", "a") as file:
+        file.write('{"n": 4')
+    torn, other = (run.path / "x.jsonl").read_bytes(), RunDirectory(run.path)
+    with run.lock() if locked else nullcontext():
+        if locked:
+            with pytest.raises(LedgerError, match="in use by another process"):
+                other.append("x.jsonl", [{"n": 5}])
+            assert (run.path / "x.jsonl").read_bytes() == torn
+        else:
+            other.append("x.jsonl", [{"n": 5}])
+            assert other.read("x.jsonl") == [*RECORDS, {"n": 5}]
+
+
+@pytest.mark.parametrize("half", ['{"n": 4', '{"n": 4}', "\x00"])
+@case(
+    "runs and reports",
+    "`fate-trl eval RUN` looks at a run whose writer is half way through a line",
+    "the reader cut the file, and the rest of the line then stood there as damage that stopped --resume",
+    "the file is left as it is, and the writer's line is whole in the end",
+)
+def test_a_reader_leaves_a_line_alone_that_its_writer_is_about_to_end(run, half):
+    stages = "rounds/01/stages.jsonl"
+    run.append(stages, [{"stage": "accept", "accepted": True}])
+    (run.path / "rounds/01/policy").mkdir()
+    with open(run.path / stages, "ab", buffering=0) as live:
+        live.write(half.encode())
+        before = (run.path / stages).read_bytes()
+        reader = RunReader(run.path)
+        assert reader.policy_folder() == run.path / "rounds/01/policy"
+        assert reader.stages(1) == {"accept": {"stage": "accept", "accepted": True}}
+        assert (run.path / stages).read_bytes() == before
+
+
+def test_reading_takes_no_lock_and_changes_nothing(run):
+    run.append_chunk("rounds/01/rollouts.jsonl", "collect", 0, cases(1, 2))
+    run.append_chunk("rounds/01/rollouts.jsonl", "collect", 1, cases(3, 4))
+    file = run.path / "rounds/01/rollouts.jsonl"
+    file.write_bytes(file.read_bytes()[:-5])
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    with run.lock():
+        before[run.path / ".lock"] = b""
+        reader = RunReader.open(run.path)
+        assert reader.cases("rounds/01/rollouts.jsonl", "collect") == cases(1, 2)
+        assert [record["chunk"] for record in reader.read("rounds/01/rollouts.jsonl")] == [0, 0]
+        assert fsck.examine(reader) == [reader_damage_of_recipe(reader)]
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+
+
+def reader_damage_of_recipe(reader):
+    """This run was made without a recipe; nothing else is wrong with it."""
+    (found,) = [damage for damage in fsck.examine(reader) if damage.file == "recipe.yaml"]
+    return found
 
 
 @pytest.mark.parametrize("line", ['{"n": ', "garbage", "", "[1]", "7", '"text"', "\udcff"])
@@ -91,9 +153,10 @@ def test_a_torn_chunk_is_dropped_from_the_file_and_can_be_redone(run, keep):
     run.append_chunk("r.jsonl", "collect", 1, cases(3, 4, 6, 7))
     whole = (run.path / "r.jsonl").read_bytes()
     os.truncate(run.path / "r.jsonl", start + int(keep * (len(whole) - start)))
-    assert run.chunks("r.jsonl", "collect") == {0: cases(1, 2)}
-    assert (run.path / "r.jsonl").read_bytes() == whole[:start]
-    run.append_chunk("r.jsonl", "collect", 1, cases(3, 4, 6, 7))
+    torn, resumed = (run.path / "r.jsonl").read_bytes(), RunDirectory(run.path)
+    assert resumed.chunks("r.jsonl", "collect") == {0: cases(1, 2)}
+    assert (run.path / "r.jsonl").read_bytes() == torn, "reading changes nothing"
+    resumed.append_chunk("r.jsonl", "collect", 1, cases(3, 4, 6, 7))
     assert (run.path / "r.jsonl").read_bytes() == whole
 
 
@@ -126,7 +189,7 @@ def test_a_file_is_the_old_one_until_the_new_one_is_complete(run, monkeypatch):
     def full(_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(directory.os, "fsync", full)
+    monkeypatch.setattr(writing.os, "fsync", full)
     with pytest.raises(LedgerError, match=r"no space.*--resume"):
         run.write_json("metrics.json", {"version": "new"})
     assert run.read_json("metrics.json") == {"version": "old"}

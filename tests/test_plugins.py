@@ -16,7 +16,7 @@ from scripted_run import run
 from fate_trl import plugins
 from fate_trl.errors import FateError, PluginError, RecipeError
 from fate_trl.hookspecs import API_VERSION, Component
-from fate_trl.recipe.schema import load_recipe, make_recipe
+from fate_trl.recipe.loading import load_recipe, make_recipe
 
 PLUGINS = Path(__file__).parent / "plugins"
 SMALL = {
@@ -89,7 +89,7 @@ def test_an_installed_plugin_that_is_not_named_is_not_imported(thrifty, tmp_path
     code = """
 import json, sys
 from fate_trl import plugins
-from fate_trl.recipe.schema import make_recipe
+from fate_trl.recipe.loading import make_recipe
 seen = [[row for row in plugins.describe() if row["plugin"] == "thrift"]]
 make_recipe({"suites": ["workbench"]})
 seen.append("fate_trl_thrift" in sys.modules)

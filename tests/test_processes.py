@@ -15,7 +15,7 @@ import pytest
 from fate_trl.errors import FateError, RecipeError
 from fate_trl.process.stop import Stop, Stopped
 from fate_trl.process.team import Led, Team, follow, require_one
-from fate_trl.recipe.schema import make_recipe
+from fate_trl.recipe.loading import make_recipe
 
 # ------------------------------------------------------------------------------------------------ who does what
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from fate_trl.errors import LedgerError, RecipeError
-from fate_trl.ledger.directory import RunDirectory
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.report.reading import Run
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from fate_trl import plugins
 from fate_trl.cli import app
-from fate_trl.recipe.schema import make_recipe
+from fate_trl.recipe.loading import make_recipe
 from fate_trl.suites.checking import check_suite
 from fate_trl.types import Task, Trajectory
 

@@ -10,16 +10,9 @@ import yaml
 import fate_trl
 from fate_trl import plugins
 from fate_trl.errors import RecipeError
-from fate_trl.recipe.schema import (
-    ComponentRef,
-    Recipe,
-    find_recipe,
-    load_recipe,
-    make_recipe,
-    override,
-    shipped,
-    trl_keys,
-)
+from fate_trl.recipe.loading import find_recipe, load_recipe, make_recipe, override, shipped
+from fate_trl.recipe.schema import ComponentRef, Recipe
+from fate_trl.recipe.trl_keys import trl_keys
 from fate_trl.types import OBJECTIVES
 
 NEEDS = {
@@ -60,7 +53,7 @@ def test_recipes_in_subfolders_are_found(tmp_path, monkeypatch):
     package = tmp_path / "site" / "fate_trl"
     (package / "recipes" / "gpu").mkdir(parents=True)
     (package / "recipes" / "gpu" / "qlora.yaml").write_text("suites: [workbench]")
-    monkeypatch.setattr("fate_trl.recipe.schema.__file__", str(package / "recipe" / "schema.py"))
+    monkeypatch.setattr("fate_trl.recipe.loading.__file__", str(package / "recipe" / "loading.py"))
     assert list(shipped()) == ["qlora"]
     assert load_recipe("qlora").suites == [ComponentRef(name="workbench")]
 

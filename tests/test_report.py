@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from fate_trl import metrics
 from fate_trl.cli import app
 from fate_trl.errors import LedgerError, RecipeError
-from fate_trl.ledger.directory import RunDirectory
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.report import charts, page, summary, words
 from fate_trl.report.reading import Run
 from fate_trl.testing.hostile import HOSTILE, LARGE, live_html, live_terminal, record

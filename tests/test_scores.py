@@ -12,8 +12,9 @@ from scripted_run import run as run_recipe
 from fate_trl import plugins
 from fate_trl.cli.rescore import rescore as command
 from fate_trl.errors import FateError, LedgerError
-from fate_trl.ledger.directory import RunDirectory
-from fate_trl.ledger.scores import FILE, Scorer
+from fate_trl.ledger.layout import SCORES
+from fate_trl.ledger.scores import Scorer
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.metrics import intervals
 from fate_trl.types import Outcome, Score, Task, Trajectory
 from fate_trl.verify.ensemble import Ensemble
@@ -114,7 +115,7 @@ def test_broken_episodes_are_shown_to_nobody_and_not_kept(tmp_path):
     broken = Trajectory(MADE[0].task, error="no docker", cause="open_failed", stop="error")
     assert Scorer([judge], ["judge 1"], directory)([broken])[0].scores["mine"].cause == "open_failed"
     assert judge.asked == []
-    assert not (tmp_path / FILE).exists()
+    assert not (tmp_path / SCORES).exists()
 
 
 def test_the_built_ins_are_not_looked_up(tmp_path):
@@ -122,7 +123,7 @@ def test_the_built_ins_are_not_looked_up(tmp_path):
     verifiers = [plugins.load("verifier", name) for name in names]
     cards = Scorer(verifiers, [plugins.identity(name, {}) for name in names], RunDirectory(tmp_path))(MADE)
     assert list(cards[0].scores) == names
-    assert not (tmp_path / FILE).exists()
+    assert not (tmp_path / SCORES).exists()
 
 
 def test_a_files_identity_follows_its_content_and_arguments(tmp_path):

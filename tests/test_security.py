@@ -78,7 +78,7 @@ def test_the_reader_sees_each_of_them(line):
 def test_the_recipes_loader_is_a_safe_one():
     import yaml
 
-    from fate_trl.recipe.schema import _Loader
+    from fate_trl.recipe.loading import _Loader
 
     assert issubclass(_Loader, yaml.SafeLoader)
 

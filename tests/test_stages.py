@@ -13,7 +13,7 @@ from disk import file_size
 from fate_trl.errors import FateError, LedgerError, RecipeError
 from fate_trl.loop.repairing import row_of
 from fate_trl.loop.reporter import Silent
-from fate_trl.recipe.schema import make_recipe
+from fate_trl.recipe.loading import make_recipe
 from fate_trl.suites.scripted import perform
 from fate_trl.train import learner as torch_learner
 from fate_trl.train.checkpoints import last_checkpoint

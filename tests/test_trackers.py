@@ -6,10 +6,12 @@ import json
 import pytest
 
 from fate_trl.errors import RecipeError
-from fate_trl.ledger.directory import RunDirectory, round_dir
+from fate_trl.ledger.layout import round_dir
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.reporter import Silent
 from fate_trl.loop.trackers import Tracking
-from fate_trl.recipe.schema import Recipe, make_recipe
+from fate_trl.recipe.loading import make_recipe
+from fate_trl.recipe.schema import Recipe
 from fate_trl.testing.hostile import HOSTILE
 from fate_trl.types import Score, ScoreCard, Task, Trajectory
 

@@ -20,7 +20,7 @@ import yaml
 from typer.testing import CliRunner
 
 from fate_trl.cli import app
-from fate_trl.recipe.schema import make_recipe
+from fate_trl.recipe.loading import make_recipe
 
 DOCS = Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```', re.MULTILINE | re.DOTALL)

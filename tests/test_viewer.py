@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 
 from fate_trl.cli import app
 from fate_trl.errors import FateError
-from fate_trl.ledger.directory import RunDirectory, round_dir
-from fate_trl.recipe.schema import find_recipe
+from fate_trl.ledger.layout import round_dir
+from fate_trl.ledger.writing import RunDirectory
+from fate_trl.recipe.loading import find_recipe
 from fate_trl.report import index
 from fate_trl.report.reading import Run
 from fate_trl.report.viewer import CONTENT_SECURITY_POLICY, STATIC, Server, Site, export

@@ -9,20 +9,22 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from ..errors import LedgerError, RecipeError
-from ..ledger.directory import RunDirectory, policy_folder, round_dir
-from ..recipe.schema import Recipe, hub_id, read_values, validated
+from ..errors import RecipeError
+from ..ledger.layout import round_dir
+from ..ledger.reading import RunReader
+from ..ledger.writing import RunDirectory
+from ..recipe.schema import Recipe, hub_id
 from ..report.model_card import model_card
 from .console import out, visible
 
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]
-Round = Annotated[int, typer.Option(help="Which round's policy; by default the last accepted one.")]
+RunPath = Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]
+RoundNumber = Annotated[int, typer.Option(help="Which round's policy; by default the last accepted one.")]
 
 
 def write_card(
-    path: Run,
+    path: RunPath,
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to write it.")] = "README.md",
-    round: Round = -1,
+    round: RoundNumber = -1,
 ) -> None:
     """Write the model card of a run's policy. It needs no network and no token."""
     _, run, recipe, number = _policy(path, round)
@@ -38,9 +40,9 @@ def write_card(
 
 
 def save_model(
-    path: Run,
+    path: RunPath,
     target: Annotated[str, typer.Argument(metavar="DIR", help="Folder to write, which must not exist.")],
-    round: Round = -1,
+    round: RoundNumber = -1,
     merge: Annotated[bool, typer.Option("--merge", help="Merge the adapter into its base model.")] = False,
     push: Annotated[str, typer.Option(metavar="REPO_ID", help="Upload the folder to a private hub repository.")] = "",
 ) -> None:
@@ -72,9 +74,9 @@ def save_model(
 
 def write_cards(run: RunDirectory, recipe: Recipe) -> None:
     """A card beside the policy of each finished round."""
-    for folder in sorted((run.path / "rounds").glob("[0-9][0-9]/policy")):
-        number = int(folder.parent.name)
-        run.write_text(f"{round_dir(number)}/policy/README.md", model_card(run, number, hub_id(recipe.model)))
+    for number in run.rounds:
+        if (run.path / round_dir(number) / "policy").is_dir():
+            run.write_text(f"{round_dir(number)}/policy/README.md", model_card(run, number, hub_id(recipe.model)))
 
 
 def _check_token() -> None:
@@ -84,10 +86,8 @@ def _check_token() -> None:
         raise RecipeError("--push needs a token of the hub: set HF_TOKEN, or run `hf auth login`.")
 
 
-def _policy(path: str, round: int) -> tuple[Path | None, RunDirectory, Recipe, int]:
+def _policy(path: str, round: int) -> tuple[Path | None, RunReader, Recipe, int]:
     """(folder of the policy, the run, its recipe, number of the round)."""
-    if not (Path(path) / "recipe.yaml").is_file():
-        raise LedgerError(f"{path} is no run directory: it has no recipe.yaml.")
-    run, recipe = RunDirectory(path), validated(read_values(Path(path) / "recipe.yaml"))
-    folder = policy_folder(run, None if round < 0 else round)
+    run = RunReader.open(path)
+    recipe, folder = run.recipe(), run.policy_folder(None if round < 0 else round)
     return folder, run, recipe, int(folder.parent.name) if folder is not None else 0

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ..errors import FateError
 from ..preflight import findings
-from ..recipe.schema import load_recipe
+from ..recipe.loading import load_recipe
 from .console import AsJson, Sets, out, print_json, visible
 from .run import quiet_libraries
 

@@ -9,9 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import RecipeError
-from ..ledger.directory import RunDirectory, policy_folder
+from ..ledger.layout import is_run
+from ..ledger.reading import RunReader
+from ..ledger.writing import RunDirectory
 from ..process import team
-from ..recipe.schema import make_recipe, override, read_values, validated
+from ..recipe.loading import make_recipe, override
 from .console import AsJson, Quiet, Sets
 from .run import explained, follow, fresh, go, resumed
 
@@ -70,7 +72,7 @@ def _values(target: str, model: str, base: str, round: int) -> dict[str, Any]:
         what, fits = "an endpoint", {"--model"}
         # Small chunks: an endpoint's tokens cost money, and a stop loses at most one chunk of them.
         values: dict[str, Any] = {"model": {"path": model, "endpoint": {"url": target}}, "rollout": {"chunk": 16}}
-    elif (folder / "recipe.yaml").is_file():
+    elif is_run(folder):
         what, fits = "a run directory", {"--round"}
         values = _of_run(folder, None if round < 0 else round)
     elif (folder / "adapter_config.json").is_file():
@@ -88,8 +90,8 @@ def _values(target: str, model: str, base: str, round: int) -> dict[str, Any]:
 
 
 def _of_run(path: Path, round: int | None) -> dict[str, Any]:
-    data = validated(read_values(path / "recipe.yaml")).model_dump(mode="json")
-    folder = policy_folder(RunDirectory(path), round)
+    run = RunReader.open(path)
+    data, folder = run.recipe().model_dump(mode="json"), run.policy_folder(round)
     if folder is not None:
         data["model"]["adapter" if (folder / "adapter_config.json").exists() else "path"] = str(folder.resolve())
     return data

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from ..errors import LedgerError
 from ..ledger import fsck
-from ..ledger.directory import RunDirectory
+from ..ledger.reading import RunReader
+from ..ledger.writing import RunDirectory
 from .console import err, out, visible
 
 
@@ -19,14 +18,13 @@ def check_run(
     repair: Annotated[bool, typer.Option("--repair", help="Put aside what is damaged, so that it is redone.")] = False,
 ) -> None:
     """Show what is damaged in a run directory; status 1 if anything is. --repair mends it."""
-    if not Path(path).is_dir() or not any(Path(path).glob("*.*")):
-        raise LedgerError(f"{path} is no run directory.")
-    run = RunDirectory(path)
+    reader = RunReader.open(path)
     if repair:
+        run = RunDirectory(path)
         with run.lock():
             found = fsck.repair(run)
     else:
-        found = fsck.examine(run)
+        found = fsck.examine(reader)
     for damage in found:
         again = f"; done again: {', '.join(sorted(damage.again))}" if damage.again else ""
         out.print(f"[bold]{escape(visible(damage.file))}[/]: {escape(visible(damage.reason))}{again}", soft_wrap=True)

@@ -15,10 +15,11 @@ from rich.table import Table
 from .. import __version__, interchange, plugins
 from ..errors import InterchangeError
 from ..interchange.records import numbered
-from ..ledger.directory import RunDirectory, round_dir
+from ..ledger.layout import round_dir
+from ..ledger.writing import RunDirectory
 from ..loop.counts import collect_summary
 from ..loop.repairing import failures_of
-from ..recipe.schema import load_recipe
+from ..recipe.loading import load_recipe
 from ..types import Case
 from .console import AsJson, Sets, err, out, print_json, visible
 from .run import fresh

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from .. import plugins
 from ..errors import RecipeError
-from ..recipe.schema import find_recipe, override, shipped
+from ..recipe.loading import find_recipe, override, shipped
 from .console import AsJson, err, out, print_json, visible
 
 suites_app = typer.Typer(invoke_without_command=True, help="List suites, or check one with scripted policies.")

@@ -16,11 +16,12 @@ from rich.table import Table
 
 from .. import metrics, plugins
 from ..errors import ErrorBudgetExceeded, RecipeError
-from ..ledger.directory import RunDirectory, round_dir
+from ..ledger.layout import round_dir
 from ..ledger.scores import Scorer
+from ..ledger.writing import RunDirectory
 from ..loop.counts import errors, measured
 from ..metrics import summarize
-from ..recipe.schema import override
+from ..recipe.loading import override
 from ..report.reading import Run
 from ..types import Case, ScoreCard, Trajectory
 from ..verify.loading import load as load_verifier
@@ -98,7 +99,7 @@ def _rescored(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     out: dict[Stage, list[tuple[Case, Case]]] = {}
     with Progress(*columns, console=err, transient=True) as progress:
-        bar = progress.add_task("rescoring", total=sum(_lines(run.path, *place) for place in files))
+        bar = progress.add_task("rescoring", total=sum(1 for place in files for _ in run.records(*place)))
         for number, file in files:
             for batch in _batches(run.records(number, file)):
                 progress.advance(bar, len(batch))
@@ -110,14 +111,6 @@ def _rescored(
         known = sorted(name for name in names if name in ("collect", "repair") or name.startswith("eval-"))
         raise RecipeError(f"{run.path} has no such rollouts; its stages are {', '.join(known) or 'none yet'}.")
     return out
-
-
-def _lines(path: Path, number: int, file: str) -> int:
-    name = path / round_dir(number) / f"{file}.jsonl"
-    if not name.exists():
-        return 0
-    with open(name, "rb") as lines:
-        return sum(1 for _ in lines)
 
 
 def _batches(records: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

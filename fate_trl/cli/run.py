@@ -17,13 +17,16 @@ import typer
 from rich.markup import escape
 
 from .. import __version__, interchange, plugins
-from ..errors import LedgerError, RecipeError
-from ..ledger.directory import RunDirectory
+from ..errors import RecipeError
+from ..ledger.reading import RunReader
+from ..ledger.writing import RunDirectory
 from ..loop.reporter import Reporter
 from ..process import team
 from ..process.stop import Stopped
 from ..process.team import Deserted
-from ..recipe.schema import Recipe, load_recipe
+from ..recipe.checks import check
+from ..recipe.loading import load_recipe
+from ..recipe.schema import Recipe
 from ..record import dumps, stable_hash
 from .card import write_cards
 from .console import AsJson, Quiet, Sets, err, out, visible
@@ -72,11 +75,9 @@ def resumed(path: str, sets: list[str]) -> tuple[Recipe, RunDirectory]:
         raise RecipeError(
             "--resume goes on with the recipe as it was; --set cannot change it. Start a new run instead."
         )
-    file = Path(path) / "recipe.yaml"
-    if not file.is_file():
-        hint = f" `fate-trl fsck {path} --repair` restores it." if (Path(path) / "manifest.json").is_file() else ""
-        raise LedgerError(f"{path} is no run directory: it has no recipe.yaml.{hint}")
-    return load_recipe(file), RunDirectory(path)
+    recipe = RunReader.open(path).recipe()
+    check(recipe)
+    return recipe, RunDirectory(path)
 
 
 def fresh(path: Path) -> Path:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InterchangeError
-from ..ledger.directory import RunDirectory, round_dir
+from ..ledger.layout import file_of, is_run
+from ..ledger.reading import RunReader
 from ..types import Case, ScoreCard, Task, Trajectory, text_of
 from . import agentdojo_logs, inspect_logs, rows
 from .records import load, numbered, scored, sound
@@ -46,7 +47,7 @@ def read(*paths: str | Path) -> list[Case]:
 
 def _read(path: Path) -> list[Case]:
     try:
-        if (path / "rounds").is_dir():
+        if is_run(path):
             return [case for _, case in run_cases(path)]
         if path.is_dir():
             return [case for file in _logs(path) for case in _read(file)]
@@ -78,17 +79,15 @@ def _logs(folder: Path) -> list[Path]:
 
 
 def run_cases(path: str | Path, round: int | None = None) -> Iterator[tuple[int, Case]]:
-    """(round, case) of what a run collected, in one of its rounds or in all. Raises LedgerError if it is in use."""
-    folder = Path(path)
-    numbers = sorted(int(found.name) for found in (folder / "rounds").glob("[0-9][0-9]*") if found.name.isdecimal())
+    """(round, case) of what a run collected, in one of its rounds or in all; of a run that goes on, what is there."""
+    run = RunReader(path)
+    numbers = run.rounds
     if not numbers or (round is not None and round not in numbers):
         have = ", ".join(map(str, numbers)) or "none; is it a run directory?"
         raise InterchangeError(f"{path} has no round{'' if round is None else f' {round}'}; it has {have}")
-    run = RunDirectory(folder)
-    with run.lock():
-        for number in numbers if round is None else [round]:
-            for case in run.cases(f"{round_dir(number)}/rollouts.jsonl", "collect"):
-                yield number, case
+    for number in numbers if round is None else [round]:
+        for case in run.cases(file_of(number, "rollouts"), "collect"):
+            yield number, case
 
 
 def round_of(case: Case) -> int:

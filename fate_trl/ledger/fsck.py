@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LedgerError, RecipeError
-from ..recipe.schema import read_values, validated
-from .directory import RunDirectory, case_of, cases_of, chunk_of, parsed
+from ..recipe.loading import read_values, validated
+from .layout import SCORES, file_of, round_dir, trajectories_in
+from .reading import Line, RunReader, case_of, chunk_of, chunks_of
+from .writing import RunDirectory
 
-RECORDS = ("rollouts.jsonl", "repairs.jsonl")
-DERIVED = {"selections.jsonl": "repair", "buffer.jsonl": "buffer", "stages.jsonl": ""}
+RECORDS = ("rollouts", "repairs")
+DERIVED = {"selections": "repair", "buffer": "buffer", "stages": ""}
 """Files of a round. A damaged line in one of DERIVED means that a stage is done again, from its records."""
 REDONE = {"policy": {"sft", "pfpo", "save"}, "base": set[str]()}
 """Stages that make a folder of weights again; after-STAGE is made by that stage."""
@@ -44,11 +46,11 @@ class Damage:
     again: set[str] = field(default_factory=set)
 
 
-def examine(run: RunDirectory) -> list[Damage]:
+def examine(run: RunReader) -> list[Damage]:
     """All damage of a run. Changes nothing."""
-    found = [*_small_files(run)]
-    for folder in sorted((run.path / "rounds").glob("[0-9][0-9]")):
-        found += [*_records(run, folder), *_policies(run, folder)]
+    found = [*_small_files(run), *_scores(run)]
+    for round in run.rounds:
+        found += [*_records(run, round), *_policies(run, run.path / round_dir(round))]
     return found
 
 
@@ -76,7 +78,7 @@ def repair(run: RunDirectory) -> list[Damage]:
 # ------------------------------------------------------------------------------------------------ finding
 
 
-def _small_files(run: RunDirectory) -> Iterator[Damage]:
+def _small_files(run: RunReader) -> Iterator[Damage]:
     for name in ("manifest.json", "metrics.json"):
         try:
             run.read_json(name)
@@ -88,66 +90,74 @@ def _small_files(run: RunDirectory) -> Iterator[Damage]:
         yield Damage("recipe.yaml", str(error))
 
 
-def _lines(file: Path) -> list[tuple[int, Any]]:
-    """(number, record or the ValueError instead) of every line; a half-written last one is no damage."""
-    out: list[tuple[int, Any]] = []
-    raw = file.read_bytes() if file.exists() else b""
-    for number, line in enumerate(raw[: raw.rfind(b"\n") + 1].splitlines(), 1):
-        try:
-            out.append((number, parsed(line)))
-        except ValueError as error:
-            out.append((number, error))
-    return out
+def _scores(run: RunReader) -> Iterator[Damage]:
+    """Damaged lines of the kept scores; who needs them asks the judge again."""
+    bad = [line.number for line in run.lines(SCORES) if isinstance(line.record, ValueError)]
+    if bad:
+        yield Damage(SCORES, _numbered(bad), bad)
 
 
-def _records(run: RunDirectory, folder: Path) -> Iterator[Damage]:
+def _records(run: RunReader, round: int) -> Iterator[Damage]:
     """Damage of a round's JSON lines."""
     done: dict[str, dict[str, Any]] = {}
-    for name, stage in DERIVED.items():
-        lines = _lines(folder / name)
-        if name == "stages.jsonl":
-            done = {record["stage"]: record for _, record in lines if isinstance(record, dict) and "stage" in record}
-        bad = [number for number, record in lines if isinstance(record, ValueError)]
+    for kind, stage in DERIVED.items():
+        lines = list(run.lines(file_of(round, kind)))
+        bad = [line.number for line in lines if isinstance(line.record, ValueError)]
+        if kind == "stages":
+            records = [(line.number, line.record) for line in lines if isinstance(line.record, dict)]
+            done = {record["stage"]: record for _, record in records if isinstance(record.get("stage"), str)}
+            bad += [number for number, record in records if not isinstance(record.get("stage"), str)]
         if bad:
-            again = {stage} if stage and folder.name != "00" else set()
-            yield Damage(str((folder / name).relative_to(run.path)), _numbered(bad), bad, again)
-    for name in RECORDS:
-        yield from _chunks(run, folder / name, done)
+            again = {stage} if stage and round else set()
+            yield Damage(file_of(round, kind), _numbered(sorted(bad)), sorted(bad), again)
+    for kind in RECORDS:
+        of_file = {name: record for name, record in done.items() if (name == "repair") == (kind == "repairs")}
+        yield from _chunks(run, file_of(round, kind), of_file)
 
 
-def _chunks(run: RunDirectory, file: Path, done: dict[str, dict[str, Any]]) -> Iterator[Damage]:
+def _chunks(run: RunReader, name: str, done: dict[str, dict[str, Any]]) -> Iterator[Damage]:
     """Damaged lines, the rest of their chunks, and stages that have fewer records than they counted."""
     bad: list[int] = []
-    chunks: dict[tuple[str, int], list[int]] = {}
-    sizes: dict[tuple[str, int], int] = {}
-    for number, record in _lines(file):
-        try:
-            if isinstance(record, ValueError):
-                raise record
-            key, of = chunk_of(record)
-            case_of(record)
-            chunks.setdefault(key, []).append(number)
-            sizes[key] = of
-        except ValueError:
-            bad.append(number)
-    last = list(chunks)[-1:]
-    torn = [key for key in chunks if len(chunks[key]) != sizes[key]]
-    cut = [key for key in torn if [key] == last and len(chunks[key]) < sizes[key] and not bad]
-    lines = sorted([*bad, *(number for key in torn if key not in cut for number in chunks[key])])
-    kept = Counter(key[0] for key in chunks if key not in torn for _ in chunks[key])
-    of_file = {stage for stage in done if (stage == "repair") == (file.name == "repairs.jsonl")}
-    again = {stage for stage in of_file if cases_of(done[stage]) not in (None, kept[stage])}
-    if lines or again:
+    kept: Counter[str] = Counter()
+    seen: set[tuple[str, int]] = set()
+    torn: list[int] = []
+    for found in chunks_of(map(_with_its_case, run.lines(name))):
+        bad += torn
+        torn = []
+        if isinstance(found, Line):
+            bad.append(found.number)
+        elif found.whole and (found.stage, found.number) not in seen:
+            seen.add((found.stage, found.number))
+            kept[found.stage] += found.of
+        elif len(found.lines) < found.of:
+            torn = [line.number for line in found.lines]
+        else:  # too many records, or the same chunk once more
+            bad += [line.number for line in found.lines]
+    if bad:  # else the end is only half written
+        bad += torn
+    again = {stage for stage in done if trajectories_in(done[stage]) not in (None, kept[stage])}
+    if bad or again:
         gone = f"records of {', '.join(sorted(again))} are missing" if again else ""
-        reason = "; ".join(filter(None, [_numbered(lines) if lines else "", gone]))
-        yield Damage(str(file.relative_to(run.path)), reason, lines, again)
+        reason = "; ".join(filter(None, [_numbered(bad) if bad else "", gone]))
+        yield Damage(name, reason, bad, again)
+
+
+def _with_its_case(line: Line) -> Line:
+    """The line; a damaged one if its record holds no scored trajectory of a chunk."""
+    try:
+        if isinstance(line.record, dict):
+            chunk_of(line.record)
+            case_of(line.record)
+    except ValueError as error:
+        return Line(line.number, line.place, error)
+    return line
 
 
 def _numbered(lines: list[int]) -> str:
     return f"line{'s' if len(lines) > 1 else ''} {', '.join(map(str, lines))}: damaged, or of a chunk that is not whole"
 
 
-def _policies(run: RunDirectory, folder: Path) -> Iterator[Damage]:
+def _policies(run: RunReader, folder: Path) -> Iterator[Damage]:
     """Folders of weights with a file that is not whole."""
     for policy in [folder / "policy", folder / "base", *sorted(folder.glob("after-*"))]:
         broken = [file for file in policy.glob("*.safetensors") if not whole(file)]

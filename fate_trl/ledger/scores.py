@@ -14,9 +14,8 @@ from typing import Any
 from ..record import content_hash
 from ..types import Score, ScoreCard, Trajectory
 from ..verify.scoring import SECONDS, score_all
-from .directory import RunDirectory
-
-FILE = "scores.jsonl"
+from .layout import SCORES
+from .writing import RunDirectory
 
 
 class Scorer:
@@ -41,7 +40,7 @@ class Scorer:
         self.seconds = seconds
         self._identity = {id(v): name for v, name in zip(verifiers, identities) if getattr(v, "cached", False)}
         self._directory = directory
-        kept = directory.read(FILE) if self._identity else []
+        kept = directory.read(SCORES) if self._identity else []
         self._kept: dict[str, dict[str, Any]] = {record["key"]: record["scores"] for record in kept}
 
     def __call__(self, trajectories: Sequence[Trajectory]) -> list[ScoreCard]:
@@ -58,7 +57,7 @@ class Scorer:
         sound = {key: card for key, card in fresh.items() if not card.errors}
         if sound:
             records = [{"key": key, "scores": card.to_dict()["scores"]} for key, card in sound.items()]
-            self._directory.append(FILE, records)
+            self._directory.append(SCORES, records)
             self._kept |= {record["key"]: record["scores"] for record in records}
         return [fresh[key] if key in fresh else self._look_up(key) for key in keys]
 

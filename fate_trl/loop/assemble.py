@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import plugins
 from ..hookspecs import Suite
-from ..ledger.directory import RunDirectory
+from ..ledger.writing import RunDirectory
 from ..recipe.schema import Recipe, objectives_of
 from ..verify.loading import load as load_verifier
 from .reporter import Reporter, Silent

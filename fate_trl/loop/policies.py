@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 
 from ..hookspecs import Learner
-from ..ledger.directory import RunDirectory, round_dir
+from ..ledger.layout import round_dir
+from ..ledger.writing import RunDirectory
 
 
 def save_policy(learner: Learner, run: RunDirectory, folder: str) -> None:

@@ -20,12 +20,12 @@ import numpy as np
 from .. import interchange, metrics, plugins
 from ..errors import ErrorBudgetExceeded, FateError
 from ..hookspecs import Learner, ParetoSelector, Policy, RepairStrategy, Suite
-from ..ledger.directory import RunDirectory, cases_of, round_dir, seed_of
+from ..ledger.layout import file_of, round_dir, seed_of, trajectories_in
 from ..ledger.scores import Scorer
+from ..ledger.writing import RunDirectory
 from ..process.bounded import Limits
 from ..process.stop import Stop
-from ..recipe.schema import ComponentRef, Recipe
-from ..recipe.schema import Repair as RepairSettings
+from ..recipe.schema import ComponentRef, Recipe, RepairSettings
 from ..suites.scripted import ROLES, ScriptedPolicy, perform, script_for
 from ..types import BufferRow, Case, Failure, Repair, RolloutRequest, ScoreCard, Stage, Task, Trajectory
 from ..verify.scoring import spent
@@ -144,12 +144,12 @@ class Evolution:
 
     def _done(self, round: int) -> dict[str, dict[str, Any]]:
         """Finished stages of a round by name."""
-        return {record["stage"]: record for record in self.run.read(f"{round_dir(round)}/stages.jsonl")}
+        return self.run.stages(round)
 
     def _recorded(self, round: int, file: str, stage: str) -> list[Case]:
         """Scored trajectories of a finished stage. Raises LedgerError if they are not as many as it recorded."""
-        name = f"{round_dir(round)}/{file}.jsonl"
-        cases, recorded = self.run.cases(name, stage), cases_of(self._done(round).get(stage, {}))
+        name = file_of(round, file)
+        cases, recorded = self.run.cases(name, stage), trajectories_in(self._done(round).get(stage, {}))
         if recorded is not None and recorded != len(cases):
             raise self.run.damaged(name, f"{len(cases)} of the {recorded} trajectories of {stage} are there")
         return cases
@@ -167,7 +167,7 @@ class Evolution:
         record = {"stage": name, **(work() or {}), "seconds": time.perf_counter() - start, **self.memory()}
         judging = spent([*self.verifiers, *self.held_out])
         record |= {"judging": judging} if judging else {}
-        self.run.append(f"{round_dir(round)}/stages.jsonl", [record])
+        self.run.append(file_of(round, "stages"), [record])
         self.reporter.finish({"round": round, **record})
         return record
 
@@ -219,7 +219,7 @@ class Evolution:
         self, round: int, file: str, stage: Stage, requests: Sequence[RolloutRequest], policy: Policy | None = None
     ) -> list[Case]:
         """Roll out and score in chunks; a chunk is committed whole, and what is committed is not done again."""
-        name, size = f"{round_dir(round)}/{file}.jsonl", self.recipe.rollout.chunk
+        name, size = file_of(round, file), self.recipe.rollout.chunk
         committed = self.run.chunks(name, stage)
         cases: list[Case] = []
         for chunk, start in enumerate(range(0, len(requests), size)):
@@ -277,8 +277,8 @@ class Evolution:
             raise FateError(
                 "warm_start: no oracle trace of the training split is resolved; run `fate-trl suites check`."
             )
-        self.run.write_text(f"{round_dir(0)}/buffer.jsonl", "")
-        self.run.append(f"{round_dir(0)}/buffer.jsonl", (row.to_dict() for row in rows))
+        self.run.write_text(file_of(0, "buffer"), "")
+        self.run.append(file_of(0, "buffer"), (row.to_dict() for row in rows))
         return {"traces": len(rows), **self.learner.sft(rows, seed, "warm_start", scratch)}
 
     def _collect(self, round: int) -> list[Case]:
@@ -297,7 +297,7 @@ class Evolution:
 
     def _take_recorded(self, path: str) -> list[Case]:
         """What round 1 collects where the recipe names recorded trajectories: those, with the scores that they have."""
-        name = f"{round_dir(1)}/rollouts.jsonl"
+        name = file_of(1, "rollouts")
 
         def work() -> Mapping[str, Any]:
             found = interchange.usable(interchange.read(path), self.tasks("all"), self.tasks("train"))
@@ -343,8 +343,8 @@ class Evolution:
         def work() -> Mapping[str, Any]:
             cases = self._roll(round, "repairs", "repair", requests)
             repairs.extend(self._select(failures, requests, cases, rng))
-            self.run.write_text(f"{round_dir(round)}/selections.jsonl", "")
-            self.run.append(f"{round_dir(round)}/selections.jsonl", map(selection, repairs))
+            self.run.write_text(file_of(round, "selections"), "")
+            self.run.append(file_of(round, "selections"), map(selection, repairs))
             return {**repair_summary(repairs), **tokens(cases)}
 
         self._stage(round, "repair", len(requests), work)
@@ -366,20 +366,20 @@ class Evolution:
         self, round: int, collected: Sequence[Case], repairs: Sequence[Repair], accepted: int
     ) -> list[BufferRow]:
         """The rows to train on: this round's repairs and anchors, and with `replay` those of accepted rounds."""
-        name, settings = "buffer.jsonl", self._settings
+        name, settings = "buffer", self._settings
 
         def work() -> Mapping[str, Any]:
             rng = np.random.default_rng(seed_of(self.recipe.seed, round, "anchors"))
             rows = [row for repair in repairs for row in rows_of(repair, settings.target, round)]
             kept = anchors(collected, int(settings.anchors * len(rows)), round, rng) if settings.anchors else []
-            self.run.write_text(f"{round_dir(round)}/{name}", "")
-            self.run.append(f"{round_dir(round)}/{name}", (row.to_dict() for row in (*rows, *kept)))
+            self.run.write_text(file_of(round, name), "")
+            self.run.append(file_of(round, name), (row.to_dict() for row in (*rows, *kept)))
             return {"repair_rows": len(rows), "anchor_rows": len(kept)}
 
         self._stage(round, "buffer", 0, work)
         earlier = [r for r in range(1, accepted + 1) if self._done(r)["accept"]["accepted"]]
         rounds = [*earlier, round] if settings.replay else [round]
-        records = [record for r in rounds for record in self.run.read(f"{round_dir(r)}/{name}")]
+        records = [record for r in rounds for record in self.run.read(file_of(r, name))]
         return [BufferRow.from_dict(record) for record in records]
 
     def _pfpo_requests(self, round: int, collected: Sequence[Case]) -> list[RolloutRequest]:

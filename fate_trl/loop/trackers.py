@@ -16,7 +16,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..ledger.directory import RunDirectory, round_dir
+from ..ledger.layout import file_of
+from ..ledger.reading import RunReader
+from ..ledger.writing import RunDirectory
 from ..metrics import summarize
 from ..recipe.schema import Recipe
 from ..record import stable_hash
@@ -68,9 +70,7 @@ class Tracking:
         self._trackers = {name: callback() for name, callback in made}
         self._state, self._control = TrainerState(), TrainerControl()
         self._steps = sum(
-            record.get("steps", 0)
-            for file in sorted((folder / "rounds").glob("*/stages.jsonl"))
-            for record in run.read(str(file.relative_to(folder)))
+            record.get("steps", 0) for number in run.rounds for record in run.read(file_of(number, "stages"))
         )
         self._each(lambda _, tracker: tracker.on_train_begin(self._arguments, self._state, self._control))
 
@@ -129,13 +129,12 @@ def _numbers(stage: str, values: Mapping[str, Any]) -> dict[str, float]:
     return {f"{stage}/{key}": value for key, value in values.items() if isinstance(value, (int, float))}
 
 
-def _samples(run: RunDirectory, round: int) -> list[list[str]]:
+def _samples(run: RunReader, round: int) -> list[list[str]]:
     """The first few repairs of a round, a row for each of `_COLUMNS`; the texts cannot steer a terminal."""
-    folder = round_dir(round)
-    cases = [*run.cases(f"{folder}/rollouts.jsonl", "collect"), *run.cases(f"{folder}/repairs.jsonl", "repair")]
+    cases = [*run.cases(file_of(round, "rollouts"), "collect"), *run.cases(file_of(round, "repairs"), "repair")]
     by_key = {trajectory.key: trajectory for trajectory, _ in cases}
     rows: list[list[str]] = []
-    for record in run.read(f"{folder}/selections.jsonl"):
+    for record in run.read(file_of(round, "selections")):
         if record["chosen"] is None or len(rows) == SAMPLES:
             continue
         failed = by_key[tuple(record["failure"])]

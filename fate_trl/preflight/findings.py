@@ -23,7 +23,7 @@ import numpy as np
 
 from .. import plugins
 from ..errors import FateError, RecipeError
-from ..ledger.directory import RunDirectory
+from ..ledger.writing import RunDirectory
 from ..loop.repairing import failures_of, row_of
 from ..loop.tasks import sample_tasks
 from ..recipe.schema import EMBEDDED, SMOLLM2, Recipe, generation, hub_id

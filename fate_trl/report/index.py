@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..ledger.directory import round_dir
+from ..ledger.layout import file_of
+from ..ledger.reading import RunReader
 from ..types import OBJECTIVES, PASS_AT, text_of
 from .reading import Run
 
@@ -66,9 +67,9 @@ def load(run: Run) -> Index:
 
 def _state(run: Run) -> list[Any]:
     """What the cache depends on: names, sizes and times of the record files."""
-    files = sorted(run.path.glob("rounds/*/*.jsonl"))
-    stats = [(file, file.stat()) for file in files if file.stem in (*_FILES, "selections")]
-    return [FORMAT, *([str(f.relative_to(run.path)), s.st_size, s.st_mtime_ns] for f, s in stats)]
+    names = [file_of(number, kind) for number in run.rounds for kind in (*_FILES, "selections")]
+    stats = [(name, (run.path / name).stat()) for name in names if (run.path / name).exists()]
+    return [FORMAT, *([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats)]
 
 
 def build(run: Run) -> Index:
@@ -93,9 +94,7 @@ def build(run: Run) -> Index:
 def read(run: Path, place: list[Any]) -> dict[str, Any]:
     """The record at a row's place. Raises ValueError if the file has changed since the index was built."""
     round, file, start, length = place
-    with open(run / round_dir(round) / f"{file}.jsonl", "rb") as lines:
-        lines.seek(start)
-        return json.loads(lines.read(length))
+    return RunReader(run).read_at(file_of(round, file), range(start, start + length))
 
 
 class _Names:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from ..errors import LedgerError
-from ..ledger.directory import RunDirectory
+from ..ledger.reading import RunReader
 from ..metrics import DIRECTIONS
 from ..types import visible
 
@@ -31,7 +31,7 @@ _LIMITS = """\
 - The model has learned to call the tools that its training tasks offered. Limits around them are still needed."""
 
 
-def model_card(run: RunDirectory, round: int, base: str | None = None) -> str:
+def model_card(run: RunReader, round: int, base: str | None = None) -> str:
     """The card of the policy after a round, as a README.md with the hub's front matter.
 
     Args:
@@ -94,14 +94,10 @@ def model_card(run: RunDirectory, round: int, base: str | None = None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _read(run: RunDirectory) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
-    manifest, metrics = run.read_json("manifest.json"), run.read_json("metrics.json")
-    try:
-        recipe = yaml.safe_load((run.path / "recipe.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise LedgerError(f"{run.path} is no run directory: {error}") from None
-    if manifest is None or metrics is None:
-        raise LedgerError(f"{run.path} has no manifest.json or no metrics.json yet; let the run finish.")
+def _read(run: RunReader) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    manifest, metrics, recipe = run.read_json("manifest.json"), run.read_json("metrics.json"), run.recipe_values()
+    if not recipe or manifest is None or metrics is None:
+        raise LedgerError(f"{run.path} has no recipe.yaml, manifest.json or metrics.json yet; let the run finish.")
     return recipe, manifest, metrics["rows"]
 
 

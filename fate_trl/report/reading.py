@@ -1,8 +1,7 @@
-"""A run directory, read for people: everything that looks at a run goes through here, and nothing here writes.
+"""A run as people look at it: which rounds and policies it has, and what they were measured at.
 
-Small files (manifest, recipe, stages, metrics, selections) are read at once, trajectories are streamed a line at a
-time: 50,000 of them are 200 MB. A run that is still going, was stopped, or only evaluated is read as far as it got:
-what it has not written yet is empty, and a last line or chunk that is only half there is passed over and left as it is.
+Small files (manifest, recipe, stages, metrics, selections) are read at once, trajectories a line at a time. A run that
+is still going, was stopped, or only evaluated is read as far as it got; see ledger/reading.py, which does the reading.
 
     run = Run.open("runs/quickstart")
     run.rows                             rows of metrics.json (see metrics.rows)
@@ -15,17 +14,14 @@ what it has not written yet is empty, and a last line or chunk that is only half
 
 from __future__ import annotations
 
-import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
-from ..errors import LedgerError, RecipeError
-from ..ledger.directory import round_dir
+from ..errors import RecipeError
+from ..ledger.layout import file_of
+from ..ledger.reading import RunReader
 from ..loop.counts import measured
 from ..suites.scripted import ROLES
 from ..types import Case, ScoreCard, Trajectory
@@ -99,19 +95,13 @@ class Run:
     @classmethod
     def open(cls, path: str | Path) -> Self:
         """Read the small files. Raises LedgerError if it is no run directory, or if a file in it is damaged."""
-        folder = Path(path)
-        if not (folder / "rounds").is_dir() and not (folder / "recipe.yaml").is_file():
-            raise LedgerError(
-                f"{path} is no run directory: it has neither recipe.yaml nor rounds/. "
-                "Give the folder that `fate-trl run` or `fate-trl eval` wrote; its name is printed at the end."
-            )
-        numbers = sorted(int(found.name) for found in (folder / "rounds").glob("[0-9][0-9]*") if found.name.isdigit())
+        reader = RunReader.open(path)
         return cls(
-            path=folder,
-            manifest=_json(folder / "manifest.json"),
-            recipe=_yaml(folder / "recipe.yaml"),
-            rounds={number: _round(folder, number) for number in numbers},
-            rows=_json(folder / "metrics.json").get("rows", []),
+            path=reader.path,
+            manifest=reader.read_json("manifest.json") or {},
+            recipe=reader.recipe_values(),
+            rounds={number: _round(reader, number) for number in reader.rounds},
+            rows=(reader.read_json("metrics.json") or {}).get("rows", []),
         )
 
     @property
@@ -157,20 +147,14 @@ class Run:
     def records(self, round: int, file: str) -> Iterator[dict[str, Any]]:
         """Records of rollouts, repairs, selections, buffer or stages, one at a time; none if there is no such file.
 
-        A scored trajectory is {"stage", "chunk", "of", "trajectory", "card"}; chunks that are not whole are left out.
+        A scored trajectory is {"stage", "chunk", "of", "trajectory", "card"}; a last chunk that is not whole is left
+        out.
         """
         return (record for _, record in self.located(round, file))
 
     def located(self, round: int, file: str) -> Iterator[tuple[range, dict[str, Any]]]:
         """The same, each after the range of bytes where its line stands in the file."""
-        chunks = itertools.groupby(_located(self.path / round_dir(round) / f"{file}.jsonl"), key=_chunk)
-        for key, members in chunks:
-            if key is None:
-                yield from members
-            else:
-                chunk = list(members)
-                if len(chunk) == chunk[0][1]["of"]:
-                    yield from chunk
+        return RunReader(self.path).located(file_of(round, file))
 
     def cases(self, round: int, stage: str, *, text: bool = True) -> Iterator[Case]:
         """Scored trajectories of a stage, in the order in which they were committed.
@@ -191,54 +175,5 @@ class Run:
                 yield Trajectory.from_dict(trajectory), ScoreCard.from_dict(record["card"])
 
 
-def _round(folder: Path, number: int) -> Round:
-    here = folder / round_dir(number)
-    stages = {record["stage"]: record for record in _lines(here / "stages.jsonl")}
-    return Round(number, stages, list(_lines(here / "selections.jsonl")))
-
-
-def _chunk(found: tuple[range, dict[str, Any]]) -> tuple[str, int] | None:
-    """What a located record was committed with; None for records that are committed one by one."""
-    record = found[1]
-    return (record["stage"], record["chunk"]) if "chunk" in record else None
-
-
-def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    return (record for _, record in _located(file))
-
-
-def _located(file: Path) -> Iterator[tuple[range, dict[str, Any]]]:
-    """JSON records of a file that may be growing: a last line without its end is not there yet."""
-    if not file.exists():
-        return
-    with open(file, "rb") as lines:
-        start = 0
-        for number, line in enumerate(lines, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise ValueError("it holds no record")
-                yield range(start, start + len(line)), record
-            except (ValueError, RecursionError) as error:
-                raise LedgerError(f"{file}, line {number} is damaged: {error}.") from None
-            start += len(line)
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, RecursionError) as error:
-        raise LedgerError(f"{file} is damaged: {error}") from None
-
-
-def _yaml(file: Path) -> dict[str, Any]:
-    try:
-        return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        return {}
-    except yaml.YAMLError as error:
-        raise LedgerError(f"{file} is damaged: {error}") from None
+def _round(reader: RunReader, number: int) -> Round:
+    return Round(number, reader.stages(number), reader.read(file_of(number, "selections")))

@@ -22,7 +22,7 @@ from typing_extensions import TypedDict  # pydantic's; the standard one lacks wh
 
 from ..errors import ToolError
 from ..hookspecs import Suite
-from ..ledger.directory import RunDirectory
+from ..ledger.writing import RunDirectory
 from ..loop.assemble import assemble
 from ..loop.reporter import Reporter
 from ..loop.rounds import Evolution

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ..ledger.directory import RunDirectory, flush
+from ..ledger.writing import RunDirectory, flush
 from ..process.stop import Stop
 from ..process.team import Team
 

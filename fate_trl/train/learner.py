@@ -29,7 +29,7 @@ from trl import SFTConfig, SFTTrainer
 from ..errors import FateError, LedgerError, RecipeError
 from ..hookspecs import Suite
 from ..ledger.components import metrics_of, read_states, restore, states_of, write_states
-from ..ledger.directory import RunDirectory
+from ..ledger.writing import RunDirectory
 from ..loop.assemble import assemble
 from ..loop.counts import peak_memory
 from ..loop.reporter import Reporter, Silent

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import RecipeError
-from ..recipe.schema import Model, ToolParser, template_text
+from ..recipe.schema import Model, ToolParser
+from ..recipe.trl_keys import template_text
 from ..types import Message
 
 PARSERS: tuple[str, ...] = typing.get_args(ToolParser)

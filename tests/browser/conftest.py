@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from looking import SCREENS, TEXTS
 
-from fate_trl.ledger.directory import RunDirectory
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.testing.hostile import record
 
 ROOT = Path(__file__).parents[2]

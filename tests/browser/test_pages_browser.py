@@ -3,7 +3,7 @@
 import pytest
 from looking import SCREENS, TEXTS
 
-from fate_trl.ledger.directory import RunDirectory
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.report import page, summary
 from fate_trl.report.comparison import compare
 from fate_trl.report.reading import Run

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fate_trl.ledger.directory import RunDirectory
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.rounds import Evolution
 
 PLACES = {"/training-": "checkpoint", "/.after-": "policy save", "/.policy-": "policy save", "/.base-": "policy save"}

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fate_trl import metrics
-from fate_trl.ledger.directory import RunDirectory
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.assemble import assemble
 from fate_trl.loop.rounds import Evolution
-from fate_trl.recipe.schema import load_recipe, make_recipe
+from fate_trl.recipe.loading import load_recipe, make_recipe
 from fate_trl.suites.scripted import ScriptedLearner
 from fate_trl.suites.workbench.suite import WorkbenchSuite
 

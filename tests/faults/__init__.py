@@ -22,9 +22,11 @@ from typing import Any
 
 from fate_trl import metrics, plugins
 from fate_trl.errors import FateError
-from fate_trl.ledger.directory import RunDirectory, round_dir
+from fate_trl.ledger.layout import round_dir
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.rounds import Evolution
-from fate_trl.recipe.schema import make_recipe, objectives_of
+from fate_trl.recipe.loading import make_recipe
+from fate_trl.recipe.schema import objectives_of
 from fate_trl.suites.scripted import ScriptedLearner
 from fate_trl.suites.workbench.suite import WorkbenchSuite
 from fate_trl.types import Score, ScoreCard, Trajectory

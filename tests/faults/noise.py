@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fate_trl.ledger.directory import RunDirectory
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.assemble import assemble
 from fate_trl.loop.rounds import Evolution
 from fate_trl.recipe.schema import Recipe

@@ -9,7 +9,7 @@ from disk import file_size
 
 from fate_trl.errors import LedgerError
 from fate_trl.ledger import fsck
-from fate_trl.ledger.directory import RunDirectory
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.suites.scripted import perform
 from fate_trl.types import Script
 

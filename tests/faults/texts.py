@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from fate_trl import cli
 from fate_trl.errors import ErrorBudgetExceeded
-from fate_trl.ledger.directory import RunDirectory
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop import trackers
 from fate_trl.record import DEPTH, dumps
 from fate_trl.report.page import report

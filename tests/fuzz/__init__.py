@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from fate_trl import interchange
 from fate_trl.errors import FateError
 from fate_trl.interchange import rows
-from fate_trl.ledger.directory import RunDirectory
-from fate_trl.recipe.schema import load_recipe, shipped
+from fate_trl.ledger.writing import RunDirectory
+from fate_trl.recipe.loading import load_recipe, shipped
 from fate_trl.record import dumps
 from fate_trl.report.reading import Run
 from fate_trl.suites.scripted import ScriptedPolicy

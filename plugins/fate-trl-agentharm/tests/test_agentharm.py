@@ -26,11 +26,12 @@ from transformers.utils import get_json_schema
 
 from fate_trl import metrics, plugins
 from fate_trl.errors import FateError, SuiteError, ToolError
-from fate_trl.ledger.directory import RunDirectory
+from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.reporter import Silent
 from fate_trl.loop.rounds import Evolution
 from fate_trl.metrics import intervals
-from fate_trl.recipe.schema import make_recipe, objectives_of
+from fate_trl.recipe.loading import make_recipe
+from fate_trl.recipe.schema import objectives_of
 from fate_trl.suites.episodes import Recorder
 from fate_trl.suites.scripted import ScriptedLearner, perform, script_for
 from fate_trl.testing.samples import HOSTILE

