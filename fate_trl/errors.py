@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 
 class FateError(Exception):
     """Base of every error that fate-trl raises on purpose: what was wrong, what is possible, what to do."""
@@ -32,7 +34,16 @@ class ErrorBudgetExceeded(FateError):
 
 
 class ToolError(FateError):
-    """A tool call that failed for a reason that the policy may read and react to."""
+    """A tool call that failed for a reason that the policy may read and react to.
+
+    Args:
+        text: What the policy reads.
+        fault: "arguments" if they do not fit the tool, "raised" if the tool refused or failed (see `ToolCall`).
+    """
+
+    def __init__(self, text: str, fault: Literal["arguments", "raised"] = "raised"):
+        super().__init__(text)
+        self.fault = fault
 
 
 class OutOfRange(FateError, ValueError):

@@ -234,6 +234,10 @@ class Suite(Protocol):
     `tools()` maps every tool name to a prototype: a real function whose signature, annotations and Google-style
     docstring describe the tool to the model; its body never runs. Splits are "train", "validation" and "test"; "all"
     is every task there is, those that splitting discards included.
+
+    A suite whose episodes check arguments by rules of their own (surplus ones ignored, say) has an attribute
+    `checks_arguments = True`: then arguments are not held to the prototype's signature before the episode sees them,
+    and the episode says what does not fit, by `ToolError(text, fault="arguments")`.
     """
 
     def tasks(self, split: str, seed: int) -> Iterable[Task]: ...

@@ -34,7 +34,7 @@ def transcript(messages: Sequence[Message], limit: int = 600) -> str:
             lines.append(f"result: {text[:limit]}")
             continue
         if text:
-            lines.append(f"you said: {text[:limit]}")
+            lines.append(f"{'the user' if message.get('role') == 'user' else 'you'} said: {text[:limit]}")
         for call in message.get("tool_calls") or ():
             function = call.get("function", call)
             lines.append(f"you called: {function.get('name')} {dumps(function.get('arguments') or {})[:limit]}")

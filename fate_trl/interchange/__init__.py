@@ -1,5 +1,6 @@
 """Failures that were recorded elsewhere: read them, match them to a recipe's tasks, and write ours for others.
 
+    dialogue.py        messages and calls in others' formats; which result answers which call
     rows.py            the reference code's JSONL, which we also write
     agentdojo_logs.py  AgentDojo's run logs
     inspect_logs.py    Inspect's logs of AgentDojo and AgentHarm (extra `inspect`)
@@ -20,9 +21,10 @@ from typing import Any
 from ..errors import InterchangeError
 from ..ledger.layout import file_of, is_run
 from ..ledger.reading import RunReader
+from ..suites.exposure import entered
 from ..types import Case, ScoreCard, Task, Trajectory, text_of
 from . import agentdojo_logs, inspect_logs, rows
-from .records import load, numbered, scored, sound
+from .records import Foreign, load, numbered, scored, sound
 
 _KINDS = "a run directory, a .jsonl file of failures, AgentDojo logs (.json, or their folder) or Inspect logs (.eval)"
 
@@ -30,31 +32,40 @@ _KINDS = "a run directory, a .jsonl file of failures, AgentDojo logs (.json, or 
 # ------------------------------------------------------------------------------------------------ reading
 
 
-def read(*paths: str | Path) -> list[Case]:
+def read(*paths: str | Path, left_out: list[str] | None = None) -> list[Case]:
     """Cases of all files and folders, in order.
 
     Args:
         paths: Run directories, `.jsonl` files of failures, AgentDojo logs, Inspect logs, or folders of logs.
+        left_out: Takes "file: why" of each file of a folder that is none of these, or of a suite that is not read.
 
     Raises:
-        InterchangeError: A file that is none of these, is damaged, or holds nothing; it is named, with its line.
+        InterchangeError: A file that is none of these and was named itself, is damaged, or holds nothing; it is named,
+            with its line.
     """
-    cases = [case for path in paths for case in _read(Path(path).expanduser())]
+    foreign: list[str] = []
+    cases = [case for path in paths for case in _read(Path(path).expanduser(), foreign)]
+    if left_out is not None:
+        left_out += foreign
     if not cases:
-        raise InterchangeError(f"{', '.join(map(str, paths))}: no trajectories there; give {_KINDS}.")
+        why = f" ({foreign[0]})" if foreign else ""
+        raise InterchangeError(f"{', '.join(map(str, paths))}: no trajectories there{why}; give {_KINDS}.")
     return cases
 
 
-def _read(path: Path) -> list[Case]:
+def _read(path: Path, foreign: list[str]) -> list[Case]:
     try:
         if is_run(path):
             return [case for _, case in run_cases(path)]
         if path.is_dir():
-            return [case for file in _logs(path) for case in _read(file)]
+            return [case for file in _logs(path) for case in _of_folder(file, foreign)]
         if not path.is_file():
             raise InterchangeError(f"there is no {str(path)!r}; give {_KINDS}.")
         if path.suffix == ".jsonl":
-            return list(rows.read(path))
+            read = (
+                (agentdojo_logs if agentdojo_logs.is_log(value) else rows, value, at) for value, at in rows.lines(path)
+            )
+            return [reader.case(value, at) for reader, value, at in read]
         if path.suffix == ".eval":
             return inspect_logs.read(path)
         return _read_json(path)
@@ -64,13 +75,26 @@ def _read(path: Path) -> list[Case]:
         raise InterchangeError(f"{str(path)!r} is no path") from None
 
 
+def _of_row(value: Any, where: str) -> Case:
+    return agentdojo_logs.case(value, where) if agentdojo_logs.is_log(value) else rows.case(value, where)
+
+
+def _of_folder(file: Path, foreign: list[str]) -> list[Case]:
+    """Cases of a file in a folder of logs; one that is no log is noted, a damaged one is an error as ever."""
+    try:
+        return _read(file, foreign)
+    except Foreign as error:
+        foreign.append(str(error))
+        return []
+
+
 def _read_json(path: Path) -> list[Case]:
     log = load(path.read_bytes(), str(path))
-    if isinstance(log, dict) and "suite_name" in log and "messages" in log:
+    if agentdojo_logs.is_log(log):
         return [agentdojo_logs.case(log, str(path))]
     if isinstance(log, dict) and "eval" in log and "status" in log:
         return inspect_logs.read(path)
-    raise InterchangeError(f"{path} is neither a log of AgentDojo nor one of Inspect; give {_KINDS}.")
+    raise Foreign(f"{path} is neither a log of AgentDojo nor one of Inspect; give {_KINDS}.")
 
 
 def _logs(folder: Path) -> list[Path]:
@@ -129,7 +153,7 @@ def match(cases: Iterable[Case], every: Iterable[Task], train: Iterable[Task]) -
         named = trajectory.task
         keys = [(suite, named.id) for suite in ([named.suite] if named.suite else suites)]
         tasks = [known[key] for key in keys if key in known]
-        why = _mismatch(named, tasks, suites)
+        why = _mismatch(trajectory, tasks, suites)
         if why:
             unknown.append(f"{named.suite or 'no suite'} {named.id!r}: {why}")
         elif (tasks[0].suite, tasks[0].id) not in trained:
@@ -152,16 +176,24 @@ def usable(cases: Iterable[Case], every: Iterable[Task], train: Iterable[Task]) 
     return found
 
 
-def _mismatch(named: Task, tasks: list[Task], suites: list[str]) -> str:
+def _mismatch(trajectory: Trajectory, tasks: list[Task], suites: list[str]) -> str:
+    named = trajectory.task
     if named.suite and named.suite not in suites:
         return f"the recipe has the suites {', '.join(suites)}"
+    recorded_version, version = named.data.get("version"), tasks[0].data.get("version") if tasks else None
+    if recorded_version and version and recorded_version != version:
+        return f"it was recorded with version {recorded_version} of its suite, the recipe has {version}"
     if not tasks:
         return "there is no such task with the suite's arguments (version, attacks, …) and the recipe's seed"
     if len(tasks) > 1:
         return f"it may be of {tasks[0].suite} or of {tasks[1].suite}; name its suite"
     asked, recorded = _request(tasks[0]), _request(named)
     if recorded and asked.split() != recorded.split():
-        return "its prompt is another than the suite's"
+        return f"its prompt is another than the suite's{f' of version {version}' if version else ''}"
+    goal, injected = tasks[0].data.get("goal"), trajectory.outcome.injected if trajectory.outcome else ()
+    if goal and injected and not entered([goal], injected):
+        recorded_version = recorded_version or "unknown, its log does not say it"
+        return f"its attacker wants something else than in version {version}; its own version: {recorded_version}"
     return ""
 
 

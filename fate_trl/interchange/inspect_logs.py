@@ -2,26 +2,36 @@
 
 AgentDojo's `security` is "C" where the *attack succeeded*: its scorer asks whether the injection was executed (the
 README of inspect_evals says the opposite; the code and its logs do not). AgentHarm's `score` is the share of the task
-done: harm on harmful tasks, utility on benign ones; its `refusal` is a judge's word, and stands as recorded.
+done: harm on harmful tasks, utility on benign ones; its `refusal` is a judge's word, and stands as recorded. What
+a score means follows from the task's name, so only tasks whose names are known are read.
 
-A sample that ended in an error, or has no scores, is an infrastructure error.
+A sample that ended in an error, or has no scores, is an infrastructure error. Where a sample has a refusal only, what
+it does not say stays unknown; but who refused and ran no call did no harm. An agent's `submit(answer)` is its answer.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import InterchangeError
-from ..types import Case, Kind, Message, Outcome, Task, ToolCall, Trajectory
+from ..types import Case, Kind, Message, Outcome, Task, Trajectory
 from . import agentdojo_logs
-from .records import RECORD_BYTES, call_message, scored, sound, split_prompt, stop_of
+from .dialogue import Call, Turn, paired
+from .records import RECORD_BYTES, scored, sound, split_prompt, stop_of
 
 LOG_BYTES = 2 * 2**30
 """Most that a log may take unpacked."""
+
+AGENTHARM: dict[str, Kind] = {"agentharm": "harmful", "agentharm_benign": "benign"}
+AGENTDOJO = ("agentdojo",)
+
+SUBMIT = "submit"
+"""The tool by which Inspect's agents end; what it is called with is the answer."""
 
 Scores = dict[str, float | None]
 
@@ -63,23 +73,29 @@ def _is_sample(name: str) -> bool:
 
 def case(evaluation: Any, sample: Any, where: str) -> Case:
     """The case of one sample, of the evaluation (`EvalSpec`) that it belongs to."""
-    prompt, messages = split_prompt([_message(message) for message in sample.messages])
+    try:
+        told, calls = paired(_turns(sample.messages))
+    except InterchangeError as why:
+        raise InterchangeError(f"{where}: {why}") from None
+    prompt, messages = split_prompt(told)
     if not prompt and isinstance(sample.input, str):
         prompt = ({"role": "user", "content": sound(sample.input)},)
     metadata, values = sample.metadata or {}, _values(sample)
     error = sample.error.message if sample.error else "" if values else "the sample has no scores"
-    if "task_suite_name" in metadata:
-        task, outcome, recorded = _agentdojo(evaluation, metadata, values, prompt)
-    elif "grading_function" in metadata:
-        task, outcome, recorded = _agentharm(evaluation, metadata, values, prompt)
-    else:
-        raise InterchangeError(f"{where} is of {evaluation.task!r}; only AgentDojo and AgentHarm can be read.")
+    name = str(evaluation.task).rpartition("/")[2]
+    known = {"task_suite_name": AGENTDOJO, "grading_function": tuple(AGENTHARM)}
+    of = next((key for key, names in known.items() if key in metadata and name in names), None)
+    if of is None:
+        names = ", ".join((*AGENTDOJO, *AGENTHARM))
+        raise InterchangeError(
+            f"{where} is of the task {evaluation.task!r}; what its scores mean is known of {names} only."
+        )
+    task = _dojo_task(evaluation, metadata, prompt) if of == "task_suite_name" else _harm_task(name, metadata, prompt)
     trajectory = Trajectory(
         task=task,
         prompt=prompt,
         messages=messages,
-        calls=tuple(_executed(sample.messages)),
-        outcome=None if error else outcome,
+        calls=calls,
         stop="error" if error else stop_of(messages),
         error=sound(error),
         stage="collect",
@@ -87,34 +103,31 @@ def case(evaluation: Any, sample: Any, where: str) -> Case:
         policy=evaluation.model,
         data={"inspect": {"task": evaluation.task, "sample": str(sample.id), "scores": sound(values)}},
     )
-    return scored(trajectory, recorded)
+    if error:
+        return scored(trajectory, {})
+    if of == "task_suite_name":
+        security = values.get("security")
+        attacked = None if security is None else security == 1
+        done = values.get("utility")
+        outcome = agentdojo_logs.outcome(trajectory, None if done is None else done == 1, attacked)
+        return scored(trajectory, {}, outcome if done is not None else dataclasses.replace(outcome, utility=None))
+    return scored(trajectory, *_agentharm(trajectory, values))
 
 
-def _agentdojo(
-    evaluation: Any, metadata: Mapping[str, Any], values: Mapping[str, Any], prompt: tuple[Message, ...]
-) -> tuple[Task, Outcome, Scores]:
+def _dojo_task(evaluation: Any, metadata: Mapping[str, Any], prompt: tuple[Message, ...]) -> Task:
     injection = metadata.get("injection_task_id")
-    task = agentdojo_logs.task(
+    return agentdojo_logs.task(
         suite=str(metadata["task_suite_name"]),
         user=f"user_task_{metadata.get('task_id')}",
         injection=None if injection is None else f"injection_task_{injection}",
         attack=None if injection is None else str(evaluation.task_args.get("attack", "important_instructions")),
         prompt=prompt,
     )
-    security = values.get("security")
-    return (
-        task,
-        agentdojo_logs.outcome(task, values.get("utility") == 1, None if security is None else security == 1),
-        {},
-    )
 
 
-def _agentharm(
-    evaluation: Any, metadata: Mapping[str, Any], values: Mapping[str, Any], prompt: tuple[Message, ...]
-) -> tuple[Task, Outcome, Scores]:
-    harmful = not str(evaluation.task).endswith("_benign")
-    kind: Kind = "harmful" if harmful else "benign"
-    task = Task(
+def _harm_task(name: str, metadata: Mapping[str, Any], prompt: tuple[Message, ...]) -> Task:
+    kind = AGENTHARM[name]
+    return Task(
         id=str(metadata.get("id", "")),
         suite=f"agentharm/{kind}",
         kind=kind,
@@ -123,11 +136,17 @@ def _agentharm(
         cluster=str(metadata["grading_function"]),
         tags=(f"category:{metadata['category']}",) if "category" in metadata else (),
     )
+
+
+def _agentharm(trajectory: Trajectory, values: Mapping[str, float]) -> tuple[Scores, Outcome]:
     share, refusal = values.get("score"), values.get("refusal")
-    if not harmful:
-        return task, Outcome(utility=share), {} if refusal is None else {"over_refusal": 1 - refusal}
-    refused: Scores = {} if refusal is None else {"utility": float(refusal == 1 and share == 0)}
-    return task, Outcome(harm=share), refused
+    if trajectory.task.kind == "benign":
+        return {} if refusal is None else {"over_refusal": 1 - refusal}, Outcome(utility=share)
+    if share is None and refusal == 1 and not any(not call.fault for call in trajectory.calls):
+        share = 0.0
+    if refusal == 0 or (refusal == 1 and share is not None):
+        return {"utility": float(refusal == 1 and share == 0)}, Outcome(harm=share)
+    return {}, Outcome(harm=share)
 
 
 def _values(sample: Any) -> dict[str, float]:
@@ -141,25 +160,31 @@ def _values(sample: Any) -> dict[str, float]:
     return found
 
 
-def _message(message: Any) -> Message:
+def _turns(messages: Sequence[Any]) -> list[Turn]:
+    submitted = {
+        call.id: str(answer)
+        for message in messages
+        for call in (message.tool_calls or () if message.role == "assistant" else ())
+        if call.function == SUBMIT and isinstance(answer := (call.arguments or {}).get("answer"), str)
+    }
+    return [
+        _turn(message, submitted)
+        for message in messages
+        if not (message.role == "tool" and message.tool_call_id in submitted)
+    ]
+
+
+def _turn(message: Any, submitted: Mapping[str, str]) -> Turn:
     text = sound(message.text)
     if message.role == "assistant":
-        return call_message(text, [(sound(call.function), sound(call.arguments)) for call in message.tool_calls or ()])
+        made = message.tool_calls or ()
+        calls = [Call(sound(c.function), sound(c.arguments), c.id or "") for c in made if c.id not in submitted]
+        said = [text, *(sound(submitted[call.id]) for call in made if call.id in submitted)]
+        return Turn("assistant", "\n\n".join(part for part in said if part), tuple(calls))
     if message.role == "tool":
-        return {"role": "tool", "name": sound(message.function or ""), "content": _result(message)}
-    return {"role": message.role, "content": text}
-
-
-def _result(message: Any) -> str:
-    return sound(message.error.message if message.error else message.text)
-
-
-def _executed(messages: Any) -> Iterator[ToolCall]:
-    """Calls that have a result, in order; Inspect names the call that a result belongs to."""
-    made = {call.id: call for message in messages if message.role == "assistant" for call in message.tool_calls or ()}
-    for message in messages:
-        if message.role == "tool":
-            call = made.get(message.tool_call_id)
-            fault = "" if not message.error else "arguments" if message.error.type == "parsing" else "raised"
-            name = sound(message.function or (call.function if call else ""))
-            yield ToolCall(name, sound(call.arguments) if call else {}, _result(message), fault)
+        fault = "" if not message.error else "arguments" if message.error.type == "parsing" else "raised"
+        said_of = Call(sound(message.function or ""), id=message.tool_call_id or "")
+        return Turn(
+            "tool", sound(message.error.message if message.error else message.text), answers=said_of, fault=fault
+        )
+    return Turn(message.role, text)

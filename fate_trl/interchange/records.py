@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..errors import InterchangeError
 from ..record import DEPTH
-from ..types import Case, Message, Score, ScoreCard, StopReason, ToolCall, Trajectory, text_of
+from ..types import Case, Message, Outcome, Score, ScoreCard, StopReason, Trajectory
 from ..verify.scoring import OverRefusal, Security, TrajectoryControl, Utility, score_all
 
 RECORD_BYTES = 16 * 2**20
@@ -19,6 +19,10 @@ RECORD_BYTES = 16 * 2**20
 
 _VERIFIERS = (Security(), Utility(), OverRefusal(), TrajectoryControl())
 _M = TypeVar("_M", bound=BaseModel)
+
+
+class Foreign(InterchangeError):
+    """A file that is none of those that are read, or is of a suite or a task that is not."""
 
 
 def load(text: bytes, where: str) -> Any:
@@ -52,59 +56,6 @@ def checked(model: type[_M], value: Any, where: str) -> _M:
         raise InterchangeError(f"{where}: {key}: {first['msg']}") from None
 
 
-def call_message(content: str, calls: Sequence[tuple[str, Any]]) -> Message:
-    """An assistant message, with its calls (name, arguments) as transformers' templates take them."""
-    message: Message = {"role": "assistant", "content": content}
-    if calls:
-        message["tool_calls"] = [
-            {"type": "function", "function": {"name": name, "arguments": arguments}} for name, arguments in calls
-        ]
-    return message
-
-
-def openai_messages(given: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Chat messages in OpenAI's shape as ours: content as one text, arguments as an object where they are JSON."""
-    return [_openai_message(message) for message in given]
-
-
-def _openai_message(given: Mapping[str, Any]) -> Message:
-    role, content = given.get("role"), text_of(dict(given))
-    if role == "assistant":
-        made = given.get("tool_calls")
-        calls = [call.get("function", call) for call in made or () if isinstance(call, Mapping)]
-        named = [call for call in calls if isinstance(call, Mapping)]
-        return call_message(content, [(str(call.get("name", "")), _arguments(call)) for call in named])
-    if role == "tool":
-        return {"role": "tool", "name": str(given.get("name") or ""), "content": content}
-    if role not in ("system", "user", "developer"):
-        raise InterchangeError(f"a message's role is system, user, assistant or tool, not {role!r}")
-    return {"role": "user" if role == "user" else "system", "content": content}
-
-
-def _arguments(call: Mapping[str, Any]) -> Any:
-    arguments = call.get("arguments") or {}
-    if isinstance(arguments, str):
-        try:
-            arguments = sound(json.loads(arguments))
-        except (ValueError, RecursionError):
-            return arguments  # never ran; the verifiers count it as malformed
-    return arguments
-
-
-def executed(messages: Sequence[Message]) -> tuple[ToolCall, ...]:
-    """The calls that have a result, in order: results come in the order of the calls of the message before them."""
-    done: list[ToolCall] = []
-    waiting: list[Mapping[str, Any]] = []
-    for message in messages:
-        if message["role"] == "assistant":
-            waiting = [call["function"] for call in message.get("tool_calls", ())]
-        elif message["role"] == "tool" and waiting:
-            call = waiting.pop(0)
-            arguments = call["arguments"] if isinstance(call["arguments"], dict) else {}
-            done.append(ToolCall(call["name"], arguments, message["content"]))
-    return tuple(done)
-
-
 def split_prompt(messages: Sequence[Message]) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
     """(prompt, what followed): the prompt is everything before the first assistant or tool message."""
     end = next((i for i, m in enumerate(messages) if m.get("role") in ("assistant", "tool")), len(messages))
@@ -117,13 +68,15 @@ def stop_of(messages: Sequence[Message]) -> StopReason:
     return "answer" if last.get("role") == "assistant" and not last.get("tool_calls") else "calls"
 
 
-def scored(trajectory: Trajectory, recorded: Mapping[str, float | None]) -> Case:
+def scored(trajectory: Trajectory, recorded: Mapping[str, float | None], outcome: Outcome | None = None) -> Case:
     """The trajectory with its scores: those recorded stand; the others, and all feedback, are our own verifiers'.
 
     Args:
         trajectory: With the facts of its outcome, as far as the record tells them.
         recorded: Scores by objective, in [0, 1]; None where the objective does not apply.
+        outcome: Takes the place of the trajectory's own.
     """
+    trajectory = trajectory if outcome is None else dataclasses.replace(trajectory, outcome=outcome)
     (own,) = score_all(_VERIFIERS, [trajectory])
     scores = dict(own.scores)
     for name, value in recorded.items() if not trajectory.error else ():

@@ -6,7 +6,7 @@
 The six keys are the reference code's; the shapes inside them are ours, since its are not public:
 
 - `task`: `id`, `suite`, `kind`, `messages` (the plain prompt), `tools`, `cluster`, `split`, `tags`, `data`.
-- `failed_trajectory`: chat messages, prompt first.
+- `failed_trajectory`: chat messages, prompt first. Of foreign rows see `dialogue.py` for the formats that are read.
 - `mode`: the failed objectives, joined by "+".
 - `scores`: null where an objective does not apply. A user's own objectives stand beside the four.
 - `metadata.fate_trl`: the rest of our record (executed calls, outcome, tokens, feedback), so that a row of ours is read
@@ -28,8 +28,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import FateError, InterchangeError
 from ..record import dumps
-from ..types import Case, Kind, Message, Outcome, ScoreCard, Task, Trajectory
-from .records import RECORD_BYTES, checked, executed, load, openai_messages, scored, split_prompt, stop_of
+from ..types import Case, Kind, Message, Outcome, ScoreCard, Task, ToolCall, Trajectory
+from .dialogue import paired, turns_of
+from .records import RECORD_BYTES, checked, load, scored, split_prompt, stop_of
 
 _METADATA_KEY = "fate_trl"
 _KEYS = ("failure_id", "task", "failed_trajectory", "mode", "scores", "metadata")
@@ -67,15 +68,15 @@ def row(case: Case, round: int) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ reading
 
 
-def read(path: Path) -> Iterator[Case]:
-    """Cases of a file, line by line. Raises InterchangeError that names the file and the line."""
+def lines(path: Path) -> Iterator[tuple[Any, str]]:
+    """Values of a file, line by line, and where each stands. Raises InterchangeError that names file and line."""
     with open(path, "rb") as file:
         number = 0
         while text := file.readline(RECORD_BYTES + 1):
             number += 1
             if text.strip():
                 where = f"{path}, line {number}"
-                yield case(load(text, where), where)
+                yield load(text, where), where
 
 
 def case(value: Any, where: str) -> Case:
@@ -87,8 +88,8 @@ def case(value: Any, where: str) -> Case:
         if isinstance(metadata, dict) and _METADATA_KEY in metadata:
             return _own(value, metadata[_METADATA_KEY])
         return _foreign(value, where)
-    except InterchangeError:
-        raise
+    except InterchangeError as error:
+        raise InterchangeError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
     except KeyError as error:
         raise InterchangeError(f"{where}: there is no key {error}") from None
     except (FateError, TypeError, ValueError, AttributeError) as error:
@@ -130,7 +131,7 @@ class _Task(_Foreign):
     @property
     def asked(self) -> list[Message]:
         given = self.messages if self.messages is not None else self.prompt or []
-        return openai_messages([{"role": "user", "content": given}] if isinstance(given, str) else given)
+        return paired(turns_of([{"role": "user", "content": given}] if isinstance(given, str) else given))[0]
 
 
 class _Trajectory(_Foreign):
@@ -147,7 +148,8 @@ class _Row(_Foreign):
 def _foreign(value: Mapping[str, Any], where: str) -> Case:
     given = checked(_Row, value, where)
     asked = given.task if isinstance(given.task, _Task) else _Task(prompt=given.task)
-    prompt, messages = split_prompt(_messages(given.failed_trajectory))
+    told, calls = _dialogue(given.failed_trajectory)
+    prompt, messages = split_prompt(told)
     kind = asked.kind or _kind(given.scores)
     task = Task(
         id=str(asked.id),
@@ -163,7 +165,7 @@ def _foreign(value: Mapping[str, Any], where: str) -> Case:
         task=task,
         prompt=prompt or task.messages,
         messages=messages,
-        calls=executed(messages),
+        calls=calls,
         outcome=_outcome(kind, given.scores),
         stop=stop_of(messages),
         stage="collect",
@@ -172,10 +174,10 @@ def _foreign(value: Mapping[str, Any], where: str) -> Case:
     return scored(trajectory, given.scores)
 
 
-def _messages(given: str | list[dict[str, Any]] | _Trajectory) -> list[Message]:
+def _dialogue(given: str | list[dict[str, Any]] | _Trajectory) -> tuple[list[Message], tuple[ToolCall, ...]]:
     if isinstance(given, str):
-        return [{"role": "assistant", "content": given}]
-    return openai_messages(given.messages if isinstance(given, _Trajectory) else given)
+        return [{"role": "assistant", "content": given}], ()
+    return paired(turns_of(given.messages if isinstance(given, _Trajectory) else given))
 
 
 def _unplaced(*parts: Any) -> dict[str, Any]:

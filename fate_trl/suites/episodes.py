@@ -45,6 +45,7 @@ class Recorder:
         self.error = ""
         self.cause: Cause | Literal[""] = ""
         self._prototypes: dict[str, Callable[..., Any]] = {}
+        self._checks_itself = bool(getattr(suite, "checks_arguments", False))
         self._episode: Episode | None = None
         self._thread = Thread()
         for trial in range(OPENINGS):
@@ -100,7 +101,7 @@ class Recorder:
             self.refuse(name, f"the arguments are nested deeper than {DEPTH} levels")
         episode, given = self._episode, dict(arguments)
         try:
-            _check(self._prototypes, name, given)
+            _check(self._prototypes, name, None if self._checks_itself else given)
         except ToolError as error:
             raise ToolError(self._record(name, given, str(error), fault="arguments")) from None
         try:
@@ -112,7 +113,7 @@ class Recorder:
             self.fail("tool_timeout", f"tool {name} took over {self.limits.tool_seconds:g} s")
             raise ToolError(f"{name} timed out") from None
         except ToolError as error:
-            raise ToolError(self._record(name, given, str(error), fault="raised")) from None
+            raise ToolError(self._record(name, given, str(error), fault=error.fault)) from None
         except Exception as error:
             wrong = _misfit(self._prototypes[name], given)
             if wrong:  # crashing a tool must not pay: with arguments of the wrong type it is the policy's doing
@@ -180,10 +181,12 @@ class Recorder:
         )
 
 
-def _check(prototypes: Mapping[str, Callable[..., Any]], name: str, arguments: dict[str, Any]) -> None:
-    """Raises ToolError if there is no such tool, or the arguments do not fit its signature."""
+def _check(prototypes: Mapping[str, Callable[..., Any]], name: str, arguments: dict[str, Any] | None) -> None:
+    """Raises ToolError if there is no such tool, or the arguments, if any are given, do not fit its signature."""
     if name not in prototypes:
         raise ToolError(f"no tool named {name}; there are {', '.join(sorted(prototypes)) or 'none'}")
+    if arguments is None:
+        return
     try:
         inspect.signature(prototypes[name]).bind(**arguments)
     except TypeError as error:

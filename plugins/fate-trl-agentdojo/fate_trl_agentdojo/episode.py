@@ -14,9 +14,11 @@ from agentdojo.base_tasks import BaseInjectionTask, BaseUserTask
 from agentdojo.functions_runtime import FunctionCall, FunctionsRuntime, TaskEnvironment
 
 from fate_trl.errors import ToolError
+from fate_trl.interchange.agentdojo_logs import fault_of
+from fate_trl.suites.exposure import entered
 from fate_trl.types import Message, Outcome, ToolCall, answer_of
 
-from .grading import all_made, attack_succeeded, entered
+from .grading import all_made, attack_succeeded
 from .oracles import attacker_calls
 
 
@@ -63,8 +65,10 @@ class AgentDojoEpisode:
     def execute(self, name: str, arguments: Mapping[str, Any]) -> str:
         """Run one tool and render its result, as AgentDojo's `ToolsExecutor` does.
 
+        Its rule for arguments is kept as well: surplus ones are ignored, the others checked before the tool runs.
+
         Raises:
-            ToolError: With AgentDojo's error text.
+            ToolError: With AgentDojo's error text, and the fault that a log with this text is read to have.
         """
         call = FunctionCall(function=name, args={key: _listed(value) for key, value in arguments.items()})
         self.trace.append(call)
@@ -72,7 +76,9 @@ class AgentDojoEpisode:
         result, error = self._runtime.run_function(self.environment, name, call.args)
         self._set_clock(before)
         if error is not None:
-            raise ToolError(error)
+            raise ToolError(error, "arguments" if fault_of(error) == "arguments" else "raised")
+        if name == "create_calendar_event":
+            self._order_participants(result, arguments)
         self._succeeded.append(call)
         return tool_result_to_str(result)
 
@@ -86,6 +92,16 @@ class AgentDojoEpisode:
             self._now += datetime.timedelta(minutes=1)
             for owner, name in fresh:
                 setattr(owner, name, self._now)
+
+    def _order_participants(self, event: Any, arguments: Mapping[str, Any]) -> None:
+        """Put the guests into the order of the call, the owner last.
+
+        AgentDojo takes them out of a set, whose order is another in every process: no replay would match.
+        """
+        asked = list(dict.fromkeys(_listed(arguments.get("participants")) or ()))
+        rank = {guest: number for number, guest in enumerate(asked)}
+        owner = self.environment.calendar.account_email  # type: ignore[attr-defined]
+        event.participants.sort(key=lambda guest: (guest == owner, rank.get(guest, len(rank)), guest))
 
     def outcome(self, calls: Sequence[ToolCall], messages: Sequence[Message]) -> Outcome:
         """The facts. What a grader raises is the policy's fault: utility 0, security on what succeeded."""

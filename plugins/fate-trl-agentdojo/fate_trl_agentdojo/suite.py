@@ -27,10 +27,10 @@ from agentdojo.types import get_text_content_as_str
 from fate_trl.errors import SuiteError
 from fate_trl.record import stable_hash
 from fate_trl.suites.episodes import make_tool
+from fate_trl.suites.exposure import entered
 from fate_trl.types import Kind, Message, Script, Task
 
 from .episode import AgentDojoEpisode, Setting, user_task_done
-from .grading import entered
 from .loading import template
 from .oracles import attacker_calls
 
@@ -54,6 +54,9 @@ class _Target(BasePipelineElement):
 
 class AgentDojoSuite:
     """One AgentDojo suite. The arguments are documented where recipes reach them, in the package's factories."""
+
+    checks_arguments = True
+    """AgentDojo's own rule: surplus arguments are ignored."""
 
     def __init__(
         self,
@@ -129,9 +132,11 @@ class AgentDojoSuite:
     ) -> Task:
         prompt = self._users[user].PROMPT if user else self._injections[injection or ""].GOAL
         messages: list[Message] = [{"role": "system", "content": self._system}] if self._system else []
-        data = {"user": user, "injection": injection, "attack": attack}
+        parts = {"user": user, "injection": injection, "attack": attack}
+        goal = self._injections[injection].GOAL if injection and attack else None
+        data = {**parts, "version": self.version, "goal": goal}  # the last two tell whether a recorded task is this one
         return Task(
-            id="/".join(part for part in data.values() if part),
+            id="/".join(part for part in parts.values() if part),
             suite=f"agentdojo/{self.name}",
             kind=kind,
             messages=(*messages, {"role": "user", "content": prompt}),

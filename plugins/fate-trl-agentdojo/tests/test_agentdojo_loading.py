@@ -23,9 +23,10 @@ class Target(BasePipelineElement):
 
 
 def without_stamps(value: Any) -> Any:
-    """AgentDojo stamps what tools make with the wall clock, we with the episode's."""
+    """AgentDojo stamps what tools make with the wall clock, we with the episode's; its guests come out of a set."""
     if isinstance(value, dict):
-        return {key: without_stamps(item) for key, item in value.items() if key not in STAMPS}
+        kept = {key: without_stamps(item) for key, item in value.items() if key not in STAMPS}
+        return kept | {key: sorted(value[key]) for key in kept if key == "participants"}
     return [without_stamps(item) for item in value] if isinstance(value, list) else value
 
 

@@ -7,10 +7,11 @@ import random
 from dataclasses import replace
 
 import pytest
-from fate_trl_agentdojo.grading import attack_succeeded, entered
+from fate_trl_agentdojo.grading import attack_succeeded
 
 from fate_trl.errors import ToolError
 from fate_trl.suites.episodes import Recorder
+from fate_trl.suites.exposure import entered
 from fate_trl.types import RolloutRequest, Script, Task
 
 NAMES = ("workspace", "banking", "slack", "travel")
