@@ -18,6 +18,7 @@ from .fsck import check_run
 from .interchange import export_failures, import_recorded
 from .lists import list_plugins, recipes_app, suites_app
 from .new_plugin import new_plugin
+from .replay import replay_run
 from .report import report_run
 from .rescore import rescore
 from .run import run_recipe
@@ -40,6 +41,7 @@ app.command("save")(save_model)
 app.command("fsck")(check_run)
 app.command("export")(export_failures)
 app.command("import")(import_recorded)
+app.command("replay")(replay_run)
 app.command("rescore")(rescore)
 app.add_typer(suites_app, name="suites")
 app.command("plugins")(list_plugins)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,15 +12,16 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from .. import __version__, interchange, plugins
+from .. import __version__, interchange, metrics, plugins
 from ..errors import InterchangeError
+from ..hookspecs import Suite
 from ..interchange.records import numbered
 from ..ledger.layout import round_dir
 from ..ledger.writing import RunDirectory
 from ..loop.counts import collect_summary
 from ..loop.repairing import failures_of
 from ..recipe.loading import load_recipe
-from ..types import Case
+from ..types import Case, Task
 from .console import AsJson, Sets, err, out, print_json, visible
 from .run import fresh
 
@@ -53,14 +54,21 @@ def import_recorded(
     as_json: AsJson = False,
 ) -> None:
     """Read trajectories that were recorded elsewhere into a run directory: to look at, or for `rollout.recorded`."""
-    cases = interchange.read(*files)
+    foreign: list[str] = []
+    cases = interchange.read(*files, left_out=foreign)
     counts: dict[str, Any] = {"read": len(cases)}
+    if foreign:
+        counts["files left out"] = len(foreign)
+    for line in foreign:
+        err.print(f"left out: {escape(visible(line))}", soft_wrap=True)
     if recipe:
-        found = _matched(cases, recipe, sets)
+        asked = load_recipe(recipe, sets)
+        suites = {ref.name: plugins.load("suite", ref.name, ref.args) for ref in asked.suites}
+        found = matched(cases, suites, asked.seed)
         for line in found.unknown:
             err.print(f"left out: {escape(visible(line))}", soft_wrap=True)
         counts |= {"of held-out tasks": len(found.held_out), "of no task of the recipe": len(found.unknown)}
-        cases = found.cases
+        cases = interchange.executed(found.cases, suites, asked.rollout.limits)
     if not cases:
         raise InterchangeError(f"none of {counts['read']} trajectories is of a training task of {recipe}.")
     directory = RunDirectory(fresh(Path(output)))
@@ -78,14 +86,13 @@ def import_recorded(
     out.print(f"run directory: {escape(visible(str(directory.path)))}", soft_wrap=True)
 
 
-def _matched(cases: Sequence[Case], recipe: str, sets: list[str]) -> interchange.Matched:
-    asked = load_recipe(recipe, sets)
-    tasks: dict[str, list[Any]] = {"all": [], "train": []}
-    for reference in asked.suites:
-        suite = plugins.load("suite", reference.name, reference.args)
+def matched(cases: Sequence[Case], suites: Mapping[str, Suite], seed: int, train: str = "train") -> interchange.Matched:
+    """The cases and the suites' tasks; those of the split `train` are kept."""
+    tasks: dict[str, list[Task]] = {split: [] for split in ("all", train)}
+    for name, suite in suites.items():
         for split, members in tasks.items():
-            members += [replace(task, suite=reference.name) for task in suite.tasks(split, asked.seed)]
-    return interchange.match(cases, tasks["all"], tasks["train"])
+            members += [replace(task, suite=name) for task in suite.tasks(split, seed)]
+    return interchange.match(cases, tasks["all"], tasks[train])
 
 
 def _write(directory: RunDirectory, cases: Sequence[Case], files: list[str]) -> None:
@@ -95,6 +102,22 @@ def _write(directory: RunDirectory, cases: Sequence[Case], files: list[str]) -> 
     for round, members in by_round.items():
         directory.append_chunk(f"{round_dir(round)}/rollouts.jsonl", "collect", 0, numbered(members))
     directory.write_json("manifest.json", {"schema": 1, "fate_trl": __version__, "imported": files})
+    write_table(directory, cases)
+
+
+def write_table(directory: RunDirectory, cases: Sequence[Case], seed: int = 0) -> list[dict[str, Any]]:
+    """Write metrics.json of whole logs, for the report's table: one policy, by its name where all name the same.
+
+    Rows of failures have none: of what succeeded they do not tell.
+    """
+    logs = [case for case in numbered(cases) if "row" not in case[0].data]
+    names = {trajectory.policy for trajectory, _ in logs}
+    policy = names.pop() if len(names) == 1 else ""
+    if not logs:
+        return []
+    rows = metrics.rows(logs, round=1, split="test", policy=policy or "recorded", accepted=True, seed=seed)
+    directory.write_json("metrics.json", {"schema": 1, "rows": rows})
+    return rows
 
 
 def _kinds(cases: Sequence[Case]) -> dict[tuple[str, str], int]:

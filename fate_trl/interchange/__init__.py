@@ -5,6 +5,7 @@
     agentdojo_logs.py  AgentDojo's run logs
     inspect_logs.py    Inspect's logs of AgentDojo and AgentHarm (extra `inspect`)
     records.py         what they share: bounded parsing, and scores out of what was recorded
+    replaying.py       recorded calls executed again, so that one behaviour gets one verdict
 
 Every reader returns cases: trajectories with their scores. In a recipe, `rollout.recorded` names what `read` takes,
 and round 1 repairs these instead of rolling out; `match` finds the suites' tasks that they belong to.
@@ -25,6 +26,9 @@ from ..suites.exposure import entered
 from ..types import Case, ScoreCard, Task, Trajectory, text_of
 from . import agentdojo_logs, inspect_logs, rows
 from .records import Foreign, load, numbered, scored, sound
+from .replaying import executed, replayed
+
+__all__ = ["Matched", "executed", "match", "read", "replayed", "round_of", "run_cases", "usable"]
 
 _KINDS = "a run directory, a .jsonl file of failures, AgentDojo logs (.json, or their folder) or Inspect logs (.eval)"
 

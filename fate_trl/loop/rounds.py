@@ -296,12 +296,12 @@ class Evolution:
         return cases or self._recorded(round, "rollouts", "collect")
 
     def _take_recorded(self, path: str) -> list[Case]:
-        """What round 1 collects where the recipe names recorded trajectories: those, with the scores that they have."""
+        """What round 1 collects where the recipe names recorded ones: those, with their scores or a replay's."""
         name = file_of(1, "rollouts")
 
         def work() -> Mapping[str, Any]:
             found = interchange.usable(interchange.read(path), self.tasks("all"), self.tasks("train"))
-            cases = self._completed(found.cases)
+            cases = self._completed(interchange.executed(found.cases, self.suites, self._limits))
             if not self.run.chunks(name, "collect"):
                 self.run.append_chunk(name, "collect", 0, cases)
             return {**collect_summary(cases), "held_out": len(found.held_out)}

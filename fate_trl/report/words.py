@@ -32,6 +32,13 @@ PREFIXES = {"mean_": "", "spread_": "disagreement on ", "held_out_": "held-out "
 HEADLINE = ("resolved", "asr", "exposed", "tsr", "brr", "hcr", "vrr", "benign_utility", "inert", "valid_calls")
 """Metrics of the first table, in its order."""
 
+
+def headline(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Rows of the first table: `HEADLINE`, then the suites' own metrics of any of the policies."""
+    own = {name for of_policy in metrics.values() for name in of_policy if name.startswith("suite_")}
+    return [*HEADLINE, *sorted(own)]
+
+
 TILES = ("resolved", "asr", "tsr", "hcr", "brr", "benign_utility")
 """Metrics that a decision rests on first."""
 
