@@ -122,6 +122,11 @@ BAD_SELECTORS = {
     "squashed": "selector_rewards_every_row",
     "first-come": "selector_rewards_do_not_depend_on_the_order_of_rows",
     "mutating": "selector_does_not_change_its_input",
+    "batchwise": "selector_rewards_of_a_group_do_not_depend_on_its_batch",
+    "greedy": "selector_never_rewards_a_dominated_row_more",
+    "forgetful": "selector_goes_on_from_its_saved_state",
+    "stateless": "selector_goes_on_from_its_saved_state",
+    "drifting": "selector_changes_by_learning_only",
 }
 BAD_SUITES = {
     "lenient": "suite_oracle_passes_and_idleness_does_not",
@@ -151,7 +156,7 @@ BAD_SUITES = {
     [
         ("bad_verifiers.py", {"good", "async"}, BAD_VERIFIERS),
         ("bad_repairs.py", {"good"}, BAD_REPAIRS),
-        ("bad_selectors.py", {"good", "advantages"}, BAD_SELECTORS),
+        ("bad_selectors.py", {"good", "advantages", "taught", "relative", "thrifty"}, BAD_SELECTORS),
         ("bad_suites.py", {"good"}, BAD_SUITES),
     ],
 )

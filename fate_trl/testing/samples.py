@@ -6,14 +6,15 @@ All made from the workbench and fixed seeds, without a model; a plugin's own sui
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from .. import plugins
-from ..hookspecs import Suite
+from ..hookspecs import Rows, Suite
+from ..record import stable_hash
 from ..suites.scripted import ROLES, Role, perform, script_for
 from ..types import KINDS, OBJECTIVES, Failure, Outcome, RolloutRequest, Score, ScoreCard, Script, Task, Trajectory
 from ..verify.scoring import score_all
@@ -158,3 +159,50 @@ def groups() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         valid_G_N[:, :2] = True
         scores_G_N_M[~valid_G_N] = np.nan
         yield scores_G_N_M, valid_G_N
+
+
+TOKENS = 12
+"""Width of the made-up completions."""
+
+
+def rows(scores_G_N_M: np.ndarray, valid_G_N: np.ndarray) -> Rows:
+    """Facts to go with a matrix of scores: two groups of a task, of two to four turns and up to three calls each."""
+    shape = valid_G_N.shape
+    rng = np.random.default_rng(len(scores_G_N_M) + scores_G_N_M.shape[2])
+    calls, turns, paths, ids = (np.empty(shape, object) for _ in range(4))
+    turn_G_N_T = np.full((*shape, TOKENS), -1)
+    prefix_G_N = rng.integers(0, 2, shape)
+    for g, n in np.ndindex(*shape):
+        names = tuple(rng.choice(["read", "send", "pay"], prefix_G_N[g, n] + rng.integers(0, 3)).tolist())
+        calls[g, n], paths[g, n] = names, tuple(stable_hash(*names[: i + 1]) for i in range(len(names)))
+        turns[g, n] = tuple(range(-int(prefix_G_N[g, n]), len(names) - int(prefix_G_N[g, n])))
+        own = len(names) - prefix_G_N[g, n] + 1
+        for turn in range(own):
+            turn_G_N_T[g, n, 3 * turn : 3 * turn + 2] = turn
+        ids[g, n] = tuple(rng.integers(1, 10, TOKENS).tolist())
+    known_G_N_M = ~np.isnan(scores_G_N_M)
+    return Rows(
+        task_G_N=np.array([[f"suite/{g // 2}"] * shape[1] for g in range(shape[0])]),
+        kind_G_N=np.array([[KINDS[g // 2 % len(KINDS)]] * shape[1] for g in range(shape[0])]),
+        attempt_G_N=np.broadcast_to(np.arange(shape[1]), shape).copy(),
+        resolved_G_N=valid_G_N & known_G_N_M.any(axis=2) & (~known_G_N_M | (scores_G_N_M >= 0.75)).all(axis=2),
+        stop_G_N=rng.choice(["answer", "answer", "length", "calls"], shape),
+        calls_G_N=calls,
+        call_turns_G_N=turns,
+        path_G_N=paths,
+        prefix_G_N=prefix_G_N,
+        spread_G_N_M=np.where(known_G_N_M, rng.random(scores_G_N_M.shape) / 2, np.nan),
+        turn_G_N_T=turn_G_N_T,
+        prompt_ids_G_N=ids,
+        completion_ids_G_N=ids.copy(),
+    )
+
+
+def some_rows(facts: Rows, index: Any) -> Rows:
+    """The facts of some of the groups or rows, in the order of the index."""
+    return replace(facts, **{field.name: getattr(facts, field.name)[index] for field in fields(facts)})
+
+
+def assert_same_rows(one: Rows, other: Rows) -> None:
+    for field in fields(one):
+        np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name), field.name)

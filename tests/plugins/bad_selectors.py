@@ -30,6 +30,84 @@ class Advantages:
         return np.nan_to_num(rewards - np.nanmean(rewards, axis=1, keepdims=True))
 
 
+class Taught(Advantages):
+    """Good too: learns how far to go, and needs one objective."""
+
+    needs = ("utility",)
+
+    def __init__(self):
+        self.scale = 1.0
+
+    def advantages(self, scores_G_N_M, *, objectives, valid_G_N):
+        assert "utility" in objectives
+        return self.scale * super().advantages(scores_G_N_M, objectives=objectives, valid_G_N=valid_G_N)
+
+    def learn(self, scores_G_N_M, *, objectives, valid_G_N, rows):
+        self.scale += float(rows.resolved_G_N.mean()) / 8
+
+    def state_dict(self):
+        return {"scale": self.scale}
+
+    def load_state_dict(self, state):
+        self.scale = state["scale"]
+
+    def metrics(self):
+        return {"scale": self.scale}
+
+
+class Relative(Advantages):
+    """Good too: compares the groups of a batch, and says so."""
+
+    whole_batch = True
+
+    def advantages(self, scores_G_N_M, *, objectives, valid_G_N):
+        own = super().advantages(scores_G_N_M, objectives=objectives, valid_G_N=valid_G_N)
+        return own / (1 + len(own))
+
+
+class Thrifty(Advantages):
+    """Good too: fewer tokens are better, and it says that more than scores counts."""
+
+    orders = False
+
+    def advantages(self, scores_G_N_M, *, objectives, valid_G_N, rows):
+        return np.where(valid_G_N[:, :, None] & (rows.turn_G_N_T >= 0), 1 / rows.length_G_N[:, :, None], 0.0)
+
+
+class Batchwise(Relative):
+    """Does not say so."""
+
+    whole_batch = False
+
+
+class Greedy(Thrifty):
+    """Does not say so."""
+
+    orders = True
+
+
+class Forgetful(Taught):
+    """Leaves out what it learned."""
+
+    def load_state_dict(self, state):
+        self.scale = 1.0
+
+
+class Stateless(Advantages):
+    """Learns, and has nothing to be saved."""
+
+    def learn(self, scores_G_N_M, *, objectives, valid_G_N):
+        self.seen = len(scores_G_N_M)
+
+
+class Drifting(Taught):
+    """Changes when it is asked."""
+
+    def advantages(self, scores_G_N_M, *, objectives, valid_G_N):
+        self.scale += 1e-6
+        return super().advantages(scores_G_N_M, objectives=objectives, valid_G_N=valid_G_N)
+
+
 class Dominated(Good):
     """Picks the candidate with the lowest sum."""
 
@@ -128,6 +206,14 @@ def fate_trl_selectors():
     kinds = {
         "good": Good,
         "advantages": Advantages,
+        "taught": Taught,
+        "relative": Relative,
+        "thrifty": Thrifty,
+        "batchwise": Batchwise,
+        "greedy": Greedy,
+        "forgetful": Forgetful,
+        "stateless": Stateless,
+        "drifting": Drifting,
         "dominated": Dominated,
         "ordered": Ordered,
         "undecided": Undecided,

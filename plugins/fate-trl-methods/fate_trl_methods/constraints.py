@@ -133,7 +133,7 @@ class CostGate(_Constrained):
 
     def broken(self) -> list[str]:
         """Objectives whose running mean is below its threshold."""
-        return [name for name, mean in self._means.items() if mean < self.thresholds[name]]
+        return [name for name, least in self.thresholds.items() if self._means.get(name, least) < least]
 
     def _advantages(self, batch: Batch) -> np.ndarray:
         broken = self.broken()
@@ -275,6 +275,11 @@ class MaxMin(Learning):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._means: dict[str, float] = {}
+
+    @property
+    def whole_batch(self) -> bool:  # type: ignore[override]
+        """The first generation's means are those of its whole batch."""
+        return self.per == "batch"
 
     def _advantages(self, batch: Batch) -> np.ndarray:
         if self.per == "row":
