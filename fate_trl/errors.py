@@ -9,8 +9,8 @@ class FateError(Exception):
     """Base of every error that fate-trl raises on purpose: what was wrong, what is possible, what to do."""
 
 
-class RecipeError(FateError):
-    """A recipe or a command-line argument that cannot work."""
+class RecipeError(FateError, ValueError):
+    """A recipe, a configuration or a command-line argument that cannot work; a ValueError, as TRL's own are."""
 
 
 class PluginError(FateError):

@@ -208,6 +208,8 @@ def test_log_keeps_trls_reward_and_names_the_column(tmp_path):
     new = {
         "pareto/reward",
         "pareto/reward_std",
+        "pareto/frac_reward_zero_std",
+        "errors/rows",
         "pareto/front_size",
         "pareto/tie_break_share",
         "pareto/zero_signal_share",
@@ -254,10 +256,11 @@ def test_the_dominated_get_less_than_the_front(tmp_path):
 
 @pytest.mark.parametrize("selector", COLUMN_SELECTORS)
 def test_advantages_are_the_selectors_rewards_less_their_groups_mean(tmp_path, selector):
-    scores_G_N_M = np.random.default_rng(1).choice([0.0, 0.25, 1.0, 1.5], size=(2, 4, 3))
+    scores_G_N_M = np.random.default_rng(1).choice([0.0, 0.25, 0.75, 1.0], size=(2, 4, 3))
     columns = [Table(name, scores_G_N_M[:, :, m].reshape(-1)) for m, name in enumerate("abc")]
     weights = {"a": 2.0, "b": 1.0, "c": 0.5}
-    made = advantages(make(tmp_path, columns, selector=selector, reward_weights=list(weights.values())))
+    given = {"reward_weights": list(weights.values()), "scale_rewards": "none"}
+    made = advantages(make(tmp_path, columns, selector=selector, **given))
     rewards_G_N = plugins.load("selector", selector, {"weights": weights}).reward(
         scores_G_N_M, objectives=list("abc"), valid_G_N=np.ones((2, 4), bool)
     )
@@ -529,13 +532,13 @@ def test_selector_keyword_wins_over_the_configuration(tmp_path):
         tmp_path, [length], selector="gdpo", more={"selector": "product", "selector_args": {"weights": None}}
     )
     assert type(trainer._selector).__name__ == "Product"
-    assert trainer.scale_rewards == "none"
+    assert trainer.scale_rewards == "group"
 
 
 @pytest.mark.parametrize(
     ("changes", "more", "message"),
     [
-        ({"multi_objective_aggregation": "normalize_then_sum"}, {}, "gdpo"),
+        ({"selector": "pareto-front", "multi_objective_aggregation": "normalize_then_sum"}, {}, "gdpo"),
         ({"selector": "weighted-sum", "multi_objective_aggregation": "normalize_then_sum"}, {}, "gdpo"),
         ({"selector_args": {"epsilon": 7}}, {}, "epsilon"),
         ({"selector_args": {"weights": {"lenght": 2.0}}}, {}, "did you mean 'length'"),
@@ -581,7 +584,7 @@ def test_pfpo_config_is_not_written_to_and_defaults_by_selector(tmp_path):
             tiny.make_model(tokenizer), [length], args, prompts(), processing_class=tokenizer, selector=selector
         )
         scales.append(trainer.scale_rewards)
-    assert scales == ["none", "group", "group", "none"]
+    assert scales == ["none", "group", "group", "group"]
     assert args.to_dict() == before
 
 

@@ -58,6 +58,8 @@ class _Selector:
     weights: dict[str, float] | None = None
 
     aggregation: ClassVar[str | None] = None
+    bounded: ClassVar[bool] = True
+    """Whether rewards stay within a few units, however large the scores are."""
 
     @property
     def weighs(self) -> bool:
@@ -192,6 +194,8 @@ class ParetoRank(ParetoFront):
 class Product(_Selector):
     """`pareto.product_reward`, weights as exponents: a row must be good at everything to be rewarded."""
 
+    bounded: ClassVar[bool] = False
+
     def _rewards(self, groups: _Groups) -> np.ndarray:
         return pareto.product_reward(groups.scores_G_N_M, groups.valid_G_N, groups.weights_M)
 
@@ -246,6 +250,8 @@ class Constraint(_Selector):
 
     floors: dict[str, float] | None = None
     epsilon: float = 0.1
+
+    bounded: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -19,16 +19,18 @@ class PFPOConfig(GRPOConfig):
 
     Args:
         selector: Name of the Pareto selector: "pareto-front", "pareto-rank", "product", "weighted-sum", "gdpo", or a
-            plugin's "plugin/name".
+            plugin's "plugin/name". None stands for "pareto-front", and for "gdpo" where
+            `multi_objective_aggregation` is "normalize_then_sum", which is the same.
         selector_args: The selector's arguments.
         redraw_rounds: How often groups whose score vectors are all equal are replaced by groups of new prompts,
             per generation. 0 (ours) changes nothing. Each round generates as many groups as it replaces.
         verifier_seconds: Time for one call of a verifier; see `verifiers.score_all`.
         max_error_rate: Share in [0, 1] of rows with an infrastructure error, from the start of the training on, past
             which it stops; the first three never stop it. 1 (ours) never does; a recipe sets its own.
-        scale_rewards: As in GRPOConfig. None stands for "group", GRPOConfig's default, with a selector that hands
-            its weights to TRL, and for "none" with every other: there the group's standard deviation would turn a
-            tie-break's epsilon into a full advantage.
+        scale_rewards: As in GRPOConfig. None stands for "none" where the selector breaks ties: there the group's
+            standard deviation would turn a tie-break's epsilon into a full advantage. It stands for "group",
+            GRPOConfig's default, with a selector that hands its weights to TRL, and with one whose rewards are as large
+            as the scores ("product", "constraint"), unless all scores are verifiers', which lie in [0, 1].
 
     Raises:
         RecipeError: `num_generations` is below 2: a group of one has no better and no worse.
@@ -36,7 +38,7 @@ class PFPOConfig(GRPOConfig):
 
     _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "selector_args"]  # noqa: RUF012
 
-    selector: str = field(default=DEFAULT_SELECTOR, metadata={"help": "Name of the Pareto selector."})
+    selector: str | None = field(default=None, metadata={"help": "Name of the Pareto selector."})
     selector_args: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Arguments of the selector, as JSON on a command line."}
     )

@@ -22,13 +22,20 @@ from .facts import Fact, rows_of
 logger = logging.getLogger(__name__)
 
 
+SCALED_TIES = (
+    "rewards lie outside [0, 1], so ties on a front are broken by tie_break='scaled', which takes each objective by "
+    "its range in the group. The default 'worst', the lowest objective, would compare unlike units. Name the one that "
+    'you want: selector_args={"tie_break": "scaled"}.'
+)
+
+
 def make_selector(args: Any, selector: Any, selector_args: Mapping[str, Any] | None) -> Any:
     """The selector that the trainer's keywords ask for, or else the configuration.
 
     An instance is copied, so that its weights are ours; one with state is not, so that its user finds it there.
     """
     if selector is None:
-        selector = getattr(args, "selector", DEFAULT_SELECTOR)
+        selector = getattr(args, "selector", None) or _unnamed(args)
         selector_args = getattr(args, "selector_args", None) if selector_args is None else selector_args
     if isinstance(selector, str):
         return plugins.load("selector", selector, selector_args)
@@ -39,13 +46,47 @@ def make_selector(args: Any, selector: Any, selector_args: Mapping[str, Any] | N
     return selector if isinstance(selector, Stateful) else copy.copy(selector)
 
 
+def ties_by_default(args: Any, made: Any, selector: Any, selector_args: Mapping[str, Any] | None) -> bool:
+    """Whether the selector that was made breaks ties, and neither it nor its tie-break was chosen by an instance or
+    by `selector_args`."""
+    if getattr(made, "tie_break", None) != "worst" or not (selector is None or isinstance(selector, str)):
+        return False
+    if selector is None and selector_args is None:
+        selector_args = getattr(args, "selector_args", None)
+    return "tie_break" not in (selector_args or {})
+
+
+def _unnamed(args: Any) -> str:
+    """The selector where none is named: TRL's normalize_then_sum is gdpo."""
+    if args.multi_objective_aggregation != "normalize_then_sum":
+        return DEFAULT_SELECTOR
+    logger.warning(
+        "multi_objective_aggregation='normalize_then_sum' is the selector gdpo, so gdpo trains here. For Pareto "
+        "rewards leave it out, or name a selector."
+    )
+    return "gdpo"
+
+
+def scaling(selector: Any, all_verified: bool) -> str:
+    """What `scale_rewards` is where the configuration leaves it open; see `PFPOConfig`."""
+    if getattr(selector, "aggregation", None) is not None:
+        return "group"
+    return "none" if all_verified or getattr(selector, "bounded", True) else "group"
+
+
+def outside_unit(scores_G_N_M: np.ndarray, oriented_G_N_M: np.ndarray) -> bool:
+    """Whether a score of an objective that counts lies outside [0, 1]."""
+    counted = scores_G_N_M[~np.isnan(oriented_G_N_M)]
+    return bool(((counted < 0) | (counted > 1)).any())
+
+
 def check_aggregation(args: Any, selector: Any) -> None:
     """TRL's way to aggregate must be the one that the selector needs; only the default may be overruled."""
     wanted, given = getattr(selector, "aggregation", None), args.multi_objective_aggregation
     if given not in ("sum_then_normalize", wanted):
         raise RecipeError(
             f"multi_objective_aggregation={given!r} cannot work with the selector {type(selector).__name__}. "
-            'Leave it out, or use selector="gdpo", which is TRL\'s normalize_then_sum.'
+            'Leave it out, or leave the selector out: normalize_then_sum is selector="gdpo".'
         )
     if wanted is None and not isinstance(args, PFPOConfig) and args.scale_rewards == "group":
         logger.warning(

@@ -34,8 +34,6 @@ import torch
 from accelerate.utils import gather, gather_object
 from datasets import IterableDataset
 from transformers import TrainerCallback
-from transformers.trainer_callback import ExportableState
-from transformers.utils import get_json_schema
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer import grpo_trainer
 from trl.trainer.utils import get_config_model_id
@@ -45,21 +43,24 @@ from ..choose import pareto
 from ..errors import RecipeError, SuiteError
 from ..hookspecs import ParetoSelector
 from ..ledger.components import metrics_of, restore, states_of
-from ..metrics import check_errors, error_budget, is_error
 from ..record import stable_hash
 from ..suites.episodes import EpisodeEnvironment, toolset
-from ..types import Case, Message, RolloutRequest, ScoreCard, StopReason, Trajectory, shallow
+from ..types import RolloutRequest, ScoreCard, Trajectory
 from ..verify.scoring import SECONDS, score_all
-from . import batches, selection
+from . import batches, logs, selection
 from .config import PFPOConfig
+from .counts import Counts
 from .facts import Fact, facts_of
-from .rows import copied_out, kind_of, messages_of, request_of, request_row
+from .logs import COLUMN
+from .rows import kind_of, request_row
 from .sources import Objective, distinct_names, sources_of
+from .tools import Schemas
+from .trajectories import trajectories_of
 
 logger = logging.getLogger(__name__)
 
-COLUMN = "pareto/reward"
-"""Name of the selector's column in TRL's completions table, and of its mean in the log."""
+STATE = "fate_trl"
+"""Name of our own state among those of callbacks, in a checkpoint's trainer_state.json."""
 
 
 @contextmanager
@@ -120,34 +121,27 @@ class _Step:
     tokens: Counter[str] = field(default_factory=Counter)
 
 
-class _Resumed(TrainerCallback, ExportableState):
-    """Brings what TRL leaves out of a checkpoint to where it was.
+class _Begins(TrainerCallback):
+    """Brings what TRL leaves out of a checkpoint to where it was, and to its start where a training starts.
 
     TRL draws the order of each epoch from a generator that starts anew with every trainer, so a later epoch that is
-    resumed would repeat the first one's order; and it counts the micro-steps, of which re-draws make their seeds.
-    Our own count of tokens stands in the log. The state of components that learn goes into the trainer's state.
+    resumed would repeat the first one's order; it counts the micro-steps, of which re-draws make their seeds; and it
+    keeps the batch that it generated last, which would be trained on again.
     """
 
     def __init__(self, trainer: PFPOTrainer):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
-        if not state.global_step:
-            return
-        restore(self.trainer.components, state.stateful_callbacks.get(type(self).__name__, {}).get("components", {}))
-        if isinstance(self.trainer.train_dataset, IterableDataset):
+        self.trainer.load_state_dict(state.stateful_callbacks.get(STATE, {}) if state.global_step else {})
+        self.trainer._buffered_inputs, self.trainer._step = None, 0
+        if not state.global_step or isinstance(self.trainer.train_dataset, IterableDataset):
             return
         micro_steps = len(train_dataloader)
         epochs, steps = divmod(state.global_step, -(-micro_steps // args.gradient_accumulation_steps))
         for _epoch in range(epochs):
             next(iter(self.trainer._sampler), None)
         self.trainer._step = epochs * micro_steps + steps * args.gradient_accumulation_steps
-        logged = {key: value for entry in state.log_history for key, value in entry.items()}
-        counted = {key.removeprefix("tokens/"): int(n) for key, n in logged.items() if key.startswith("tokens/")}
-        self.trainer.tokens = MappingProxyType(counted)
-
-    def state(self) -> dict[str, Any]:
-        return {"args": {}, "attributes": {}, "components": states_of(self.trainer.components)}
 
 
 # ------------------------------------------------------------------------------------------------ the trainer
@@ -176,12 +170,14 @@ class PFPOTrainer(GRPOTrainer):
     baselines. So is a row with an infrastructure error, with every selector.
 
     Logged besides what GRPOTrainer logs: `objective/<name>/<kind>`, means by kind of task (the data set's column
-    `kind`, or the episode's); `errors/rows`, `errors/episode` and `errors/<objective>`, shares of rows with an error;
-    `tokens/prompt`, `tokens/sampled` and `tokens/trained`, counted from the start of the training on, re-drawn groups
-    included; `pareto/reward` and `pareto/reward_std`, the selector's column, while `reward` stays the weighted sum; and
-    of the groups `pareto/front_size` (mean rows of the first front), `pareto/tie_break_share` (its first front holds
-    several vectors), `pareto/zero_signal_share` (all its score vectors are equal), `pareto/all_front_unequal_share`
-    (none is dominated, not all are equal), and `pareto/redrawn_groups` per generation.
+    `kind`, or the episode's; free text gets no keys); `errors/rows`, the share of rows left out; `errors/episode` and
+    `errors/<objective>`, shares of rows with an error there; `tokens/prompt`, `tokens/sampled` and `tokens/trained`,
+    counted from the start of the training on, re-drawn groups included; `pareto/reward`, `pareto/reward_std` and
+    `pareto/frac_reward_zero_std`, of the selector's column, while TRL's own keys hold what GRPOTrainer would log,
+    `reward` the weighted sum; and of the groups `pareto/front_size` (mean rows of the first front),
+    `pareto/tie_break_share` (its first front holds several vectors), `pareto/zero_signal_share` (all its score vectors
+    are equal), `pareto/all_front_unequal_share` (none is dominated, not all are equal), and `pareto/redrawn_groups`
+    per generation.
 
     Raises:
         RecipeError: A combination that cannot work; before a model loads, where that can be told.
@@ -210,7 +206,6 @@ class PFPOTrainer(GRPOTrainer):
 
     # Attributes of our own have defaults here: `_generate` also runs on objects that were never initialised.
     objectives: tuple[str, ...] = ()
-    tokens: Mapping[str, int] = MappingProxyType({})
     _current: _Step | None = None
     _selector: Any = None
     _aggregation: str | None = None
@@ -221,10 +216,12 @@ class PFPOTrainer(GRPOTrainer):
     _max_error_rate = 1.0
     _wants_facts = False
     _redraw_rounds = 0
-    _seen_rows = 0
-    _excluded_rows = 0
-    _error_cases: Sequence[Case] = ()
-    _schema_of: Mapping[int, tuple[Any, dict[str, Any]]] = MappingProxyType({})
+    _counts = Counts()
+    _tie_is_default = False
+    _scaled_ties = False
+    _buffered_inputs: Any
+    _step: Any
+    _schemas = Schemas()
     _sampler: Any = None
 
     def __init__(
@@ -246,6 +243,7 @@ class PFPOTrainer(GRPOTrainer):
             args = PFPOConfig(f"{name.split('/')[-1]}-PFPO")
         self._selector = selection.make_selector(args, selector, selector_args)
         self._aggregation = getattr(self._selector, "aggregation", None)
+        self._tie_is_default = selection.ties_by_default(args, self._selector, selector, selector_args)
         selection.check_aggregation(args, self._selector)
         functions, classes, self._columns, self._verifiers = sources_of(reward_funcs, reward_processing_classes)
         # By name, so that a class that stands between this one and GRPOTrainer may have another order.
@@ -256,17 +254,20 @@ class PFPOTrainer(GRPOTrainer):
         self.objectives = distinct_names(self.reward_func_names)
         self._adopt_weights()
         if args.scale_rewards is None:
-            self.scale_rewards = "none" if self._aggregation is None else "group"
+            self.scale_rewards = selection.scaling(
+                self._selector, all_verified=len(self._columns) == len(self.objectives)
+            )
         pools = getattr(self, "_environment_pool", {}).values()
         self._has_episodes = any(isinstance(pool[0], EpisodeEnvironment) for pool in pools)
         self._verifier_seconds = getattr(args, "verifier_seconds", SECONDS)
         self._max_error_rate = getattr(args, "max_error_rate", 1.0)
         plugins.check_needs(self._selector, self.objectives)
         self._wants_facts = selection.wants_facts(self._selector)
+        self._schemas, self._counts = Schemas(), Counts()
         self._redraw_rounds = getattr(args, "redraw_rounds", 0)
         if self._redraw_rounds:
             self._check_redraw()
-        self.add_callback(_Resumed(self))
+        self.add_callback(_Begins(self))
 
     def _adopt_weights(self) -> None:
         """One truth for weights, `self.reward_weights`: from the configuration, or from the selector's arguments."""
@@ -300,10 +301,38 @@ class PFPOTrainer(GRPOTrainer):
         """Whether the next micro-step generates: TRL checkpoints no generated batch, so only this resumes exactly."""
         return self._step % (self.args.steps_per_generation * self.num_iterations) == 0
 
+    @property
+    def tokens(self) -> Mapping[str, int]:
+        return MappingProxyType(self._counts.tokens)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds besides TRL's own, as JSON: counts, metrics not yet logged, state of components.
+
+        Every process calls this.
+        """
+        metrics = {name: list(values) for name, values in self._metrics["train"].items()}
+        state = {"counts": self._counts.state_dict(), "metrics": metrics, "scaled_ties": self._scaled_ties}
+        return {**state, "components": states_of(self.components)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned; from {}, start counting anew."""
+        self._counts.load_state_dict(state.get("counts", {}), main=self.accelerator.is_main_process)
+        if state:
+            self._metrics["train"].clear()
+            self._metrics["train"].update({name: list(values) for name, values in state["metrics"].items()})
+        if state.get("scaled_ties"):
+            self._scale_ties()
+        restore(self.components, state.get("components", {}))
+
     # -------------------------------------------------------------------------------------------- TRL's methods
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        callbacks: Any = self.state.stateful_callbacks
+        callbacks[STATE] = self.state_dict()
+        super()._save_checkpoint(model, trial)
+
     def _get_train_sampler(self, dataset: Any = None) -> Any:
-        self._sampler = super()._get_train_sampler(dataset)  # for _Resumed
+        self._sampler = super()._get_train_sampler(dataset)  # for _Begins
         return self._sampler
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
@@ -329,7 +358,7 @@ class PFPOTrainer(GRPOTrainer):
         step = self._current
         if step is not None:
             self._give_back(step)  # where a subclass asks twice in a step
-        failed_B = None
+        failed_B = None  # booleans, where something can fail
         if self._verifiers or self._has_episodes or self._wants_facts:
             generated = step.generated if step is not None else None
             if generated is None:
@@ -343,7 +372,7 @@ class PFPOTrainer(GRPOTrainer):
         if failed_B is not None:
             rewards_B_M[failed_B] = torch.nan
         self._log_kinds(inputs, rewards_B_M)
-        return rewards_B_M if step is None else self._select(step, rewards_B_M)
+        return rewards_B_M if step is None else self._select(step, rewards_B_M, failed_B)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         columns = tuple(inputs[0])  # TRL adds what a rollout_func returns to the rows
@@ -397,11 +426,12 @@ class PFPOTrainer(GRPOTrainer):
                 f"puts the advantages of {type(self._selector).__name__} in their place; call it, or use another "
                 "selector."
             )
+        self._give_back(step)
         self._restore_log(step)
         if step.tokens and step.mode == "train":
             mine_1_T = torch.tensor([list(step.tokens.values())], device=self.accelerator.device)
             brought = zip(step.tokens, gather(mine_1_T).sum(dim=0).tolist(), strict=True)
-            self.tokens = {**self.tokens, **{name: self.tokens.get(name, 0) + count for name, count in brought}}
+            self._counts.add_tokens(dict(brought))
             self._metrics["train"].update({f"tokens/{name}": [float(n)] for name, n in self.tokens.items()})
 
     def _rebind(self, step: _Step, **attributes: Any) -> None:
@@ -437,52 +467,47 @@ class PFPOTrainer(GRPOTrainer):
             logger.warning("%d of %d rows left out because of errors, such as: %s", len(failed), len(reasons), reason)
         flags = [[bool(reason) for reason in reasons], [bool(trajectory.error) for trajectory in trajectories]]
         flags += [[column.__name__ in card.errors for card in cards] for column in self._columns]
-        names = ["rows", "episode", *(column.__name__ for column in self._columns)]
+        names = ["episode", *(column.__name__ for column in self._columns)]
         flags_B_E = gather(torch.tensor(flags, dtype=torch.float32, device=self.accelerator.device).T.contiguous())
-        for name, share in zip(names, flags_B_E.mean(dim=0).tolist(), strict=True):
+        for name, share in zip(names, flags_B_E.mean(dim=0)[1:].tolist(), strict=True):
             self._metrics[self._mode][f"errors/{name}"].append(share)
         failed_B = flags_B_E[:, 0] > 0
-        self._check_budget(trajectories, cards, failed_B)
+        self._counts.add_rows(trajectories, cards, len(failed_B), int(failed_B.sum()), self._max_error_rate)
         return failed_B
-
-    def _check_budget(self, trajectories: list[Trajectory], cards: list[ScoreCard], failed_B: torch.Tensor) -> None:
-        """Raise ErrorBudgetExceeded past `max_error_rate`; counted and decided alike on every process."""
-        if self._max_error_rate == 1:
-            return
-        self._seen_rows += len(failed_B)
-        self._excluded_rows += int(failed_B.sum())
-        failed = filter(is_error, zip(trajectories, cards, strict=True))
-        self._error_cases = [*self._error_cases, *failed]
-        rate = error_budget(self._max_error_rate, self._seen_rows)
-        if self._excluded_rows > rate * self._seen_rows:
-            check_errors(gather_object(list(self._error_cases)), rate, of=self._seen_rows)
 
     def _log_kinds(self, rows: list[dict[str, Any]], rewards_B_M: torch.Tensor) -> None:
         """Log each objective's mean per kind of task, where rows have a kind or verifiers need one."""
         if not (self._verifiers or self._has_episodes or "kind" in rows[0]):
             return
         kinds_B = np.array(gather_object([kind_of(row) for row in rows]))
-        values_B_M = rewards_B_M.double().cpu().numpy()
+        if not self._counts.few_kinds(kinds_B.tolist()):
+            return
+        values_B_M = rewards_B_M.cpu().double().numpy()
         for kind in sorted(set(kinds_B)):
             of_kind = values_B_M[kinds_B == kind]
             for name, column in zip(self.objectives, of_kind.T, strict=True):
                 if not np.isnan(column).all():
                     self._metrics[self._mode][f"objective/{name}/{kind}"].append(float(np.nanmean(column)))
 
-    def _select(self, step: _Step, rewards_B_M: torch.Tensor) -> torch.Tensor:
+    def _select(self, step: _Step, rewards_B_M: torch.Tensor, failed_B: torch.Tensor | None) -> torch.Tensor:
         """The matrix (B, M) over all processes as TRL shall see it: for most selectors with their column behind it."""
         group = self.num_generations if step.mode == "train" else self.num_generations_eval
-        scores_G_N_M = rewards_B_M.double().cpu().numpy().reshape(-1, group, rewards_B_M.size(1))
+        scores_G_N_M = rewards_B_M.cpu().double().numpy().reshape(-1, group, rewards_B_M.size(1))
         # One infinite reward would spoil its whole group, so such a row counts as not scored.
         scores_G_N_M[np.isinf(scores_G_N_M).any(axis=2)] = np.nan
         weights_M = self._pass_weights()
         oriented_G_N_M = pareto.orient(scores_G_N_M, weights_M)
-        valid_G_N = pareto.complete_rows(oriented_G_N_M) & ~np.isnan(oriented_G_N_M).all(axis=2)
+        complete_G_N = pareto.complete_rows(oriented_G_N_M)
+        valid_G_N = complete_G_N & ~np.isnan(oriented_G_N_M).all(axis=2)
+        self._log_left_out(step, complete_G_N, failed_B)
         spread_G = selection.spread(oriented_G_N_M, valid_G_N)
         step.zero_signal_G = ~spread_G
         if group > 1:
             for name, value in selection.group_statistics(oriented_G_N_M, valid_G_N, spread_G).items():
                 self._metrics[step.mode][name].append(value)
+        if self._tie_is_default and selection.outside_unit(scores_G_N_M, oriented_G_N_M):
+            self._scale_ties()
+            logger.warning(selection.SCALED_TIES)
         scores_G_N_M[~valid_G_N] = np.nan
         facts = gather_object(list(step.facts)) if self._wants_facts else ()
         question = selection.Question(scores_G_N_M, valid_G_N, self.objectives, facts)
@@ -490,7 +515,6 @@ class PFPOTrainer(GRPOTrainer):
             self._rebind(step, multi_objective_aggregation=self._aggregation)
             self._learn(step, question)
             return rewards_B_M
-        rewards_B_M[torch.as_tensor(~valid_G_N.reshape(-1), device=rewards_B_M.device)] = torch.nan
         method = "advantages" if hasattr(self._selector, "advantages") else "reward"
         said = selection.asked(self._selector, method, question)
         self._learn(step, question)
@@ -498,7 +522,9 @@ class PFPOTrainer(GRPOTrainer):
         if method == "advantages":
             step.advantages_B = said_B
             return rewards_B_M
-        return self._append(step, rewards_B_M, said_B)
+        matrix = self._append(step, rewards_B_M, said_B)
+        matrix[torch.as_tensor(~valid_G_N.reshape(-1), device=matrix.device)] = torch.nan
+        return matrix
 
     def _learn(self, step: _Step, question: selection.Question) -> None:
         """Let a selector that learns take the generation in: once, in training alone, and alike on every process."""
@@ -510,11 +536,24 @@ class PFPOTrainer(GRPOTrainer):
         for name, value in metrics_of(self._selector).items():
             self._metrics["train"][f"selector/{name}"] = [value]
 
+    def _log_left_out(self, step: _Step, complete_G_N: np.ndarray, failed_B: torch.Tensor | None) -> None:
+        """Log the share of rows that take no part: those that failed, and, but for TRL's own sums, those that lack a
+        score that others of their group have."""
+        if failed_B is None and self._aggregation is not None:
+            return
+        out_B = np.zeros(complete_G_N.size, bool) if failed_B is None else failed_B.cpu().numpy().copy()
+        if self._aggregation is None:
+            out_B |= ~complete_G_N.reshape(-1)
+        self._metrics[step.mode]["errors/rows"].append(float(out_B.mean()))
+
+    def _scale_ties(self) -> None:
+        self._tie_is_default, self._scaled_ties, self._selector.tie_break = False, True, "scaled"
+
     def _pass_weights(self) -> np.ndarray:
         """Hand `reward_weights`, which a callback may change at any time, to the selector; ones if it takes none."""
         if not hasattr(self._selector, "weights"):
             return np.ones(len(self.objectives))
-        weights = self.reward_weights.double().cpu().numpy()
+        weights = self.reward_weights.cpu().double().numpy()
         self._selector.weights = dict(zip(self.objectives, weights.tolist(), strict=True))
         return weights
 
@@ -540,13 +579,10 @@ class PFPOTrainer(GRPOTrainer):
             return
         rewards_B_M, weights_M, column = step.column
         step.column = None
+        group = self.num_generations if step.mode == "train" else self.num_generations_eval
+        names, of_batch = self.reward_func_names, self.scale_rewards == "batch"
         metrics = self._metrics[step.mode]
-        metrics[COLUMN].append(metrics["reward"].pop())
-        metrics[f"{COLUMN}_std"].append(metrics["reward_std"].pop())
-        del metrics[f"rewards/{column}/mean"], metrics[f"rewards/{column}/std"]
-        summed_B = (rewards_B_M * weights_M).nansum(dim=1)[~rewards_B_M.isnan().all(dim=1)]
-        metrics["reward"].append(summed_B.mean().item())
-        metrics["reward_std"].append(summed_B.std().item() if len(summed_B) > 1 else float("nan"))
+        logs.as_trl_would(metrics, self._logs, rewards_B_M, weights_M, names, column, group, of_batch)
 
     def _replace_advantages(self, step: _Step, out: dict[str, Any], rows: int) -> None:
         """Put a selector's own advantages in the place of TRL's, in the batch (this process's rows) and in the log."""
@@ -619,54 +655,12 @@ class PFPOTrainer(GRPOTrainer):
     def _trajectories(
         self, rows: Sequence[Mapping[str, Any]], prompts: Sequence[Any], generated: tuple[Any, ...]
     ) -> list[Trajectory]:
-        """What the batch did, row by row. Asks every episode for its outcome, so: once."""
-        environments = self.environments or [None] * len(rows)
-        prompt_ids, completion_ids, masks, completions = generated
-        out = []
-        for i, (row, environment) in enumerate(zip(rows, environments, strict=True)):
-            prompt, messages = messages_of(prompts[i], "user"), shallow(messages_of(completions[i], "assistant"))
-            request = request_of(row, prompt)
-            stop = self._stop(messages, completion_ids[i])
-            episode: dict[str, Any] = {}
-            if isinstance(environment, EpisodeEnvironment):
-                episode = copied_out(environment, messages)
-                stop = "error" if episode["error"] else stop
-            out.append(
-                Trajectory(
-                    task=request.task,
-                    prompt=prompt,
-                    messages=messages,
-                    stop=stop,
-                    stage=request.stage,
-                    attempt=request.attempt,
-                    replayed=len(request.replay),
-                    prompt_ids=tuple(prompt_ids[i]),
-                    completion_ids=tuple(completion_ids[i]),
-                    policy_mask=tuple([1] * len(completion_ids[i]) if masks is None else masks[i]),
-                    **episode,
-                )
-            )
-        return out
-
-    def _stop(self, messages: Sequence[Message], completion_ids: Sequence[int]) -> StopReason:
-        """Why a completion ended.
-
-        A last message that still calls tools ended at one of two limits: past TRL's number of rounds the calls were
-        never run; within it they ran, and their results, too long for the completion, were taken back out.
-        """
-        rounds = sum(bool(message.get("tool_calls")) for message in messages)
-        last = messages[-1] if messages else {}
-        if last.get("tool_calls"):
-            return "calls" if rounds > self.max_tool_calling_iterations else "length"
-        ended = bool(completion_ids) and completion_ids[-1] in (*self.eos_token_ids, self._tokenizer.pad_token_id)
-        return "answer" if ended and last.get("role") == "assistant" else "length"
+        ends = (*self.eos_token_ids, self._tokenizer.pad_token_id)
+        return trajectories_of(rows, prompts, generated, self.environments, ends, self.max_tool_calling_iterations)
 
     @contextmanager
     def _described_tools(self) -> Iterator[None]:
-        """Tools as JSON schemas while TRL renders and parses: of a function it would make the schema for every reply.
-
-        That took a tenth of a round. A rollout_func may want to call the tools, so it finds them as they are.
-        """
+        """Tools as JSON schemas while TRL renders and parses. A rollout_func, which may call them, finds functions."""
         held: dict[str, Any] = {name: vars(self)[name] for name in ("tools", "_env_tools") if name in vars(self)}
         if getattr(self, "rollout_func", None) is None:
             for name, value in held.items():
@@ -678,12 +672,6 @@ class PFPOTrainer(GRPOTrainer):
             yield
         finally:
             vars(self).update(held)
-
-    def _schemas(self, tools: Sequence[Any]) -> list[Any]:
-        new = {id(tool): tool for tool in tools if inspect.isfunction(tool) or inspect.ismethod(tool)}
-        for key in new.keys() - self._schema_of.keys():  # the tool is held, so that its id stays its own
-            self._schema_of = {**self._schema_of, key: (new[key], get_json_schema(new[key]))}
-        return [self._schema_of[id(tool)][1] if id(tool) in self._schema_of else tool for tool in tools]
 
     # -------------------------------------------------------------------------------------------- re-draw
 
@@ -713,19 +701,23 @@ class PFPOTrainer(GRPOTrainer):
         step = self._current
         assert step is not None
         open_G, pad_id = step.zero_signal_G, self._tokenizer.pad_token_id
-        replaced = 0
+        group, replaced = self.num_generations, 0
+        table = logs.newest(self._logs, len(open_G) * group)
         for number in range(self._redraw_rounds):
             slots = np.flatnonzero(open_G)
             if not len(slots):
                 break
             new = self._scored(self._new_rows(len(slots), number, columns))
             fresh = batches.gathered(new, self.accelerator, pad_id)
+            shown = logs.newest(self._logs, len(step.zero_signal_G) * group)
             gifts = np.flatnonzero(~step.zero_signal_G)[: len(slots)]
             slots = slots[: len(gifts)]
             open_G[slots] = False
             replaced += len(slots)
             first = self.accelerator.process_index * rows
-            batches.merge(out, fresh, slots, gifts, group=self.num_generations, pad_id=pad_id, first=first)
+            batches.merge(out, fresh, slots, gifts, group=group, pad_id=pad_id, first=first)
+            logs.copy_groups(table, shown, slots, gifts, group)
+        logs.put_back(self._logs, table)
         mask = out["completion_mask"] * out["tool_mask"] if "tool_mask" in out else out["completion_mask"]
         out["num_items_in_batch"] = self.accelerator.gather(mask.sum()).sum()
         self._metrics["train"]["pareto/redrawn_groups"].append(float(replaced))

@@ -180,9 +180,9 @@ class Watched(PFPOTrainer):
 
     _seen: tuple[float, ...] = ()
 
-    def _select(self, step: Any, rewards_B_M: torch.Tensor) -> torch.Tensor:
+    def _select(self, step: Any, rewards_B_M: torch.Tensor, failed_B: Any) -> torch.Tensor:
         self._scores = rewards_B_M.double().numpy().copy()
-        return super()._select(step, rewards_B_M)
+        return super()._select(step, rewards_B_M, failed_B)
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         out = super()._generate_and_score_completions(inputs)
