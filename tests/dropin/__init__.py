@@ -179,6 +179,7 @@ class Watched(PFPOTrainer):
     """Keeps, for every batch that is trained on, how far its advantages are from what they should be."""
 
     _seen: tuple[float, ...] = ()
+    _outside = False
 
     def _select(self, step: Any, rewards_B_M: torch.Tensor, failed_B: Any) -> torch.Tensor:
         self._scores = rewards_B_M.double().numpy().copy()
@@ -200,7 +201,9 @@ def expected(trainer: Watched) -> np.ndarray:
     valid_G_N = ~(np.isnan(scores_G_N_M) & applies_G_1_M).any(axis=2) & applies_G_1_M.any(axis=2)
     scores_G_N_M[~valid_G_N] = np.nan
     weights = dict(zip(trainer.objectives, trainer.reward_weights.tolist(), strict=True))
-    selector = plugins.load("selector", "pareto-front", {"weights": weights})
+    trainer._outside |= bool((np.nan_to_num(scores_G_N_M) != np.nan_to_num(scores_G_N_M).clip(0, 1)).any())
+    arguments = {"weights": weights, "tie_break": "scaled" if trainer._outside else "worst"}
+    selector = plugins.load("selector", "pareto-front", arguments)
     rewards_G_N = selector.reward(scores_G_N_M, objectives=trainer.objectives, valid_G_N=valid_G_N)
     made_G_N = np.zeros(valid_G_N.shape)
     for made_N, rewards_N, valid_N in zip(made_G_N, rewards_G_N, valid_G_N, strict=True):
