@@ -344,7 +344,7 @@ def test_the_state_is_json_and_holds_the_selectors(tmp_path):
     trainer = make(tmp_path, [Marks(broken={2})], more={"selector": Counting()}, **settings)
     trainer.train()
     kept = json.loads((tmp_path / "checkpoint-2" / "trainer_state.json").read_text())["stateful_callbacks"][STATE]
-    assert kept["selector"] == {"calls": 2}
+    assert kept["components"]["selector"] == {"calls": 2}
     assert kept["counts"]["rows"] == [16, 1]
     again = make(tmp_path, [Marks()], more={"selector": Counting()}, **settings)
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
