@@ -250,7 +250,7 @@ def _finish(choice: Mapping[str, Any]) -> str:
     word = finish.lower()
     results = choice.get("content_filter_results")
     filtered = isinstance(results, Mapping) and any(
-        isinstance(result, Mapping) and result.get("filtered") is True for result in results.values()
+        isinstance(result, Mapping) and bool(result.get("filtered")) for result in results.values()
     )
     if filtered or word in _FILTERS or word.startswith("content_filter"):
         reason = f"a filter of the provider: finish_reason {finish!r}"
