@@ -1,6 +1,6 @@
 """A small shop for tests of served models: two tools, and a ledger of who was paid."""
 
-from fate_trl.recipe.schema import make_recipe
+from fate_trl.recipe.loading import make_recipe
 from fate_trl.serve.endpoint import EndpointPolicy
 from fate_trl.suites.episodes import make_tool
 from fate_trl.types import Outcome, RolloutRequest, Task
@@ -44,10 +44,10 @@ def task(number=0, kind="benign"):
     return Task(id=f"t{number}", suite="shop", kind=kind, messages=messages, tools=("look", "pay"))
 
 
-def policy(server, limits=None, **settings):
+def policy(server, limits=None, model="m", **settings):
     """A policy at that server, which waits for nothing."""
     settings = {"url": server.url, "backoff": 0, "retries": 4, "concurrency": 4, **settings}
-    data = {"model": {"path": "m", "endpoint": settings}, "suites": ["workbench"], "rounds": 0}
+    data = {"model": {"path": model, "endpoint": settings}, "suites": ["workbench"], "rounds": 0}
     return EndpointPolicy(make_recipe({**data, "rollout": limits or {}}), {"shop": Suite()})
 
 
