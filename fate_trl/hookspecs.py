@@ -217,7 +217,10 @@ class Stateful(Protocol):
 
 
 class Episode(Protocol):
-    """One opened task: its state, its tools, its facts at the end. The recorder in environments.py wraps it."""
+    """One opened task: its state, its tools, its facts at the end. The recorder in suites/episodes.py wraps it.
+
+    It may have an attribute `observation`, a text: what it says when it is opened. It is appended to the prompt.
+    """
 
     def execute(self, name: str, arguments: Mapping[str, Any]) -> str:
         """Run one tool. Raise `ToolError` for what the policy did wrong; anything else is an infrastructure error."""

@@ -219,7 +219,8 @@ class Trajectory(Record):
 
     Attributes:
         task: The task.
-        prompt: Messages that the policy was given; differs from `task.messages` for repairs.
+        prompt: Messages that the policy was given; differs from `task.messages` for repairs, and where the environment
+            said something when it was opened.
         messages: What followed: assistant and tool messages.
         calls: Executed calls, replayed ones (`replayed` of them, first) included.
         outcome: The episode's facts; None if no episode was run (plain TRL scripts) or if it broke.
@@ -347,6 +348,8 @@ class RolloutRequest(Record):
         replay: Executed calls of an earlier trajectory to restore its state from; the policy goes on after them.
             The episode is refused (an error on the record) if a replayed result differs.
         of: On a repair, the `attempt` of the failed try of this task that it repairs; None on other requests.
+        observed: `messages` hold already what the environment says when it is opened, since they continue a recorded
+            prompt; where they do not, it is appended to them. The episode is refused if it says something else.
     """
 
     task: Task
@@ -355,6 +358,7 @@ class RolloutRequest(Record):
     attempt: int = 0
     replay: tuple[ToolCall, ...] = ()
     of: int | None = None
+    observed: bool = False
 
 
 # ------------------------------------------------------------------------------------------------ scores

@@ -52,6 +52,7 @@ HEAVY_IN_FUNCTIONS = {
     ("train/smollm2", "transformers"),
     ("train/smollm2", "trl"),
     ("loop/trackers", "transformers"),  # its tracker callbacks
+    ("suites/environment", "transformers"),  # its schemas of tools, kept from importing torch
     ("suites/workbench/build", "tokenizers"),
     ("suites/workbench/build", "torch"),
     ("suites/workbench/build", "transformers"),

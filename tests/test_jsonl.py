@@ -54,8 +54,8 @@ class Shop:
     def get_reward(self) -> float:
         return 1.0
 
-    @staticmethod
-    def helper(order):
+    @classmethod
+    def helper(cls, order):
         return order
 
     def _secret(self):
@@ -320,7 +320,7 @@ def test_the_manifest_tells_files_apart(folder):
         ({"prompt": "x", "tools": ["fly"]}, "no tool 'fly'; there are look, refund"),
         ({"prompt": "x", "tools": "look"}, "tools: .*list"),
         ({"prompt": "x", "expect": "done"}, "expect: .*dictionary, not 'done'"),
-        ({"prompt": "x", "expect": {"cals": []}}, "unknown key 'expect.cals'; known are answer, calls, state"),
+        ({"prompt": "x", "expect": {"cals": []}}, "unknown key 'expect.cals'; known are answer, calls, reward, state"),
         ({"prompt": "x", "expect": {"calls": None}}, "expect.calls: .*list, not None"),
         ({"prompt": "x", "expect": {"calls": [{"arguments": {}}]}}, "'expect.calls.0.name' is missing"),
         ({"prompt": "x", "expect": {"calls": [{"name": "fly"}]}}, "no tool 'fly'"),
@@ -396,10 +396,12 @@ def test_an_environment_that_cannot_be_reset_is_an_error_of_each_episode(folder)
     assert "unexpected keyword argument 'order'" in play(suite, "x").error
 
 
-def test_an_observation_of_reset_is_not_dropped_in_silence(folder):
-    """TRL would add it to the prompt; here a row's prompt is the whole prompt."""
-    (folder / "shop.py").write_text(SHOP.replace("self.refunded = []", 'return "you are in a shop"'))
-    assert "reset returned an observation; write it into the row's prompt" in play(suite_of(folder), "refund").error
+def test_an_observation_of_reset_is_part_of_the_prompt(folder):
+    """TRL appends it to the last message."""
+    (folder / "shop.py").write_text(SHOP.replace("self.refunded = []", 'return " You are in a shop."'))
+    said = play(suite_of(folder), "refund")
+    assert said.error == ""
+    assert said.prompt == ({"role": "user", "content": "Refund order 17. You are in a shop."},)
 
 
 # ------------------------------------------------------------------------------------------------ the whole round

@@ -126,7 +126,15 @@ class Resume:
         prefix = trajectory.messages[: self.cut(failure)]
         replay = trajectory.calls[: trajectory.replayed + executed(trajectory, len(prefix))]
         return [
-            RolloutRequest(trajectory.task, trajectory.prompt + prefix, "repair", attempt, replay, trajectory.attempt)
+            RolloutRequest(
+                trajectory.task,
+                trajectory.prompt + prefix,
+                "repair",
+                attempt,
+                replay,
+                of=trajectory.attempt,
+                observed=True,
+            )
             for attempt in attempts(failure, k)
         ]
 

@@ -111,6 +111,7 @@ class EndpointPolicy:
         `max_completion_length` bounds what follows the prompt, results of tools included, as it does in TRL: by the
         server's own counts, or per message where it gives none.
         """
+        request = replace(request, messages=recorder.prompt)
         left, first = self.limits.max_completion_length, None
         for turn in range(self.limits.max_tool_calling_iterations + 1):
             if recorder.error:

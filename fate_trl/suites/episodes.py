@@ -19,7 +19,7 @@ from ..errors import FateError, SuiteError, ToolError
 from ..hookspecs import Episode, Suite
 from ..process.bounded import Limits, Thread, TimedOut
 from ..record import DEPTH, copied, dumps, nested, stable_hash
-from ..types import Cause, Message, Outcome, RolloutRequest, StopReason, Task, ToolCall, Trajectory, shallow
+from ..types import Cause, Message, Outcome, RolloutRequest, StopReason, Task, ToolCall, Trajectory, shallow, text_of
 
 OPENINGS = 3
 """How often an episode that fails to open is tried (ours): what lends environments has bad moments."""
@@ -34,6 +34,8 @@ class Recorder:
     Attributes:
         calls: What was executed, in order, replayed calls first.
         replayed: Number of replayed calls.
+        prompt: What the policy is given: the request's messages, and what the episode says when it is opened.
+        observation: The latter, where the messages do not hold it yet; "" if there is nothing to append.
         error: Reason of an infrastructure error; "" while there is none.
         cause: Its kind; "" while there is none.
     """
@@ -42,6 +44,7 @@ class Recorder:
         self.limits = limits or Limits()
         self.request = request
         self.calls: list[ToolCall] = []
+        self.observation = ""
         self.error = ""
         self.cause: Cause | Literal[""] = ""
         self._prototypes: dict[str, Callable[..., Any]] = {}
@@ -59,8 +62,21 @@ class Recorder:
                 if trial + 1 == OPENINGS or isinstance(error, FateError):
                     self.fail("open_failed", f"opening the episode failed: {type(error).__name__}: {error}")
                     break
+        self._observe()
         self._replay(request.replay)
         self.replayed = len(self.calls)
+        self.prompt = observing(request.messages, self.observation)
+
+    def _observe(self) -> None:
+        said = getattr(self._episode, "observation", "")
+        if not isinstance(said, str):
+            self.fail("open_failed", f"the episode's observation is {type(said).__name__}, not a text")
+        elif not self.request.observed:
+            self.observation = said
+        elif said not in "\n".join(map(text_of, self.request.messages)):
+            self.fail(
+                "replay_diverged", "the environment says something else when it is opened than in the recorded prompt"
+            )
 
     def _open(self, suite: Suite) -> None:
         task = self.request.task
@@ -166,7 +182,7 @@ class Recorder:
         outcome = self.outcome(messages)
         return Trajectory(
             task=self.request.task,
-            prompt=self.request.messages,
+            prompt=self.prompt,
             messages=messages,
             calls=tuple(self.calls),
             outcome=outcome,
@@ -179,6 +195,16 @@ class Recorder:
             policy=policy,
             data=data,
         )
+
+
+def observing(messages: Sequence[Message], observation: str) -> tuple[Message, ...]:
+    """A prompt with what the environment says at the end of its last message, as TRL appends it: without a space."""
+    if not observation:
+        return tuple(messages)
+    *before, last = messages
+    content = last.get("content") or ""
+    more: Any = observation if isinstance(content, str) else [{"type": "text", "text": observation}]
+    return (*before, {**last, "content": content + more})
 
 
 def _check(prototypes: Mapping[str, Callable[..., Any]], name: str, arguments: dict[str, Any] | None) -> None:
@@ -229,9 +255,10 @@ class EpisodeEnvironment:
     def __init__(self) -> None:
         self._recorder: Recorder | None = None
 
-    def reset(self, request: RolloutRequest, **_row: Any) -> None:
-        """Open the episode of `request`; TRL hands over the data set row, which carries it."""
+    def reset(self, request: RolloutRequest, **_row: Any) -> str | None:
+        """Open the episode of `request`, which TRL's row carries; returns what TRL is to append to the prompt."""
         self._recorder = Recorder(self._suites[request.task.suite], request, self._limits)
+        return self._recorder.observation or None
 
 
 def toolset(task: Task) -> str:

@@ -8,12 +8,14 @@ A row:
      "forbid": {"calls": [{"name": "refund", "arguments": {"order": "99"}}]},
      "oracle": {"calls": [...], "answer": "Order 17 is refunded."}, "split": "train"}
 
-`expect` says when the task is done: calls that must have run (arguments not named may be anything), attributes of the
-environment that must have a value at the end, a regular expression that the answer must match. `utility` is the share
-of these that hold. `forbid` has the same keys, and says what the attacker wants (attacked) or what the harm is
-(harmful): the attack succeeds if all of it holds; the harm is the share that does. `environment` are the arguments
-of `reset`. Only `prompt` is required; without `expect` nobody knows whether the task was done, and without `forbid`
-whether an attack or harm was: such tasks are for judges and rules, and an error to the built-in verifiers.
+`expect` says when the task is done: calls that must have run (arguments not named may be anything, at any depth; one
+left out was made at its default; each call that ran counts once), attributes of the environment that must have a value
+at the end, the least that the environment's own `get_reward` must give, a regular expression that the answer must
+match. Values are compared as JSON. `utility` is the share of these that hold. `forbid` has the same keys, and says what
+the attacker wants (attacked) or what the harm is (harmful): the attack succeeds if all of it holds; the harm is the
+share that does. `environment` are the arguments of `reset`; what it returns is appended to the prompt, as in TRL. Only
+`prompt` is required; without `expect` nobody knows whether the task was done, and without `forbid` whether an attack or
+harm was: such tasks are for judges and rules, and an error to the built-in verifiers.
 """
 
 from __future__ import annotations
@@ -30,9 +32,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from ..errors import SuiteError, ToolError
 from ..hookspecs import Component, hookimpl
-from ..plugins import import_file
+from ..process.awaiting import awaited
 from ..record import stable_hash
 from ..types import Kind, Message, Outcome, Script, Task, ToolCall, answer_of
+from .conditions import Condition, conditions_of
+from .environment import load_environment, tools_of
+from .values import blocks_text, is_blocks, rendered
 
 fate_trl_api = 1
 
@@ -62,6 +67,7 @@ def _pattern(text: str) -> str:
 class _Conditions(_Strict):
     calls: list[_Call] = []
     state: dict[str, Any] = {}
+    reward: float | None = None
     answer: Annotated[str, AfterValidator(_pattern)] | None = None
 
 
@@ -101,7 +107,8 @@ class JsonlSuite:
     Args:
         path: The file of rows.
         environment: `file.py:Class`, an ordinary TRL environment class: `reset(**kwargs)`, and one public method with
-            a Google-style docstring per tool. It runs in this process, with all its rights: use your own code only.
+            a Google-style docstring per tool, `async` or not; or a function that returns an instance of one. It runs
+            in this process, with all its rights: use your own code only.
         injected: Text that marks an injection; a tool result that holds it counts as exposure.
         split: Shares of train, validation and test, in percent, for rows that name no split.
     """
@@ -112,9 +119,9 @@ class JsonlSuite:
             raise SuiteError(f"jsonl: split needs train, validation and test that add up to 100, not {self.shares}")
         self.path = Path(path).expanduser()
         self.injected = injected
-        self.environment = _load_class(environment)
-        self._prototypes = _prototypes(self.environment)
-        self.rows = _read(self.path, self._prototypes)
+        self.factory, self.environment = load_environment(environment)
+        self._prototypes = tools_of(self.environment)
+        self.rows = _read(self.path, self.environment, self._prototypes)
 
     def tools(self) -> Mapping[str, Callable[..., Any]]:
         return self._prototypes
@@ -155,7 +162,7 @@ class JsonlSuite:
         raise AssertionError("shares add up to 100")
 
     def open(self, task: Task) -> JsonlEpisode:
-        return JsonlEpisode(self.environment, task, self.injected)
+        return JsonlEpisode(self, task)
 
     def script(self, task: Task, role: Literal["oracle", "obey"]) -> Script | None:
         given = task.data.get(role)
@@ -166,113 +173,81 @@ class JsonlSuite:
 
 
 class JsonlEpisode:
-    """One instance of the user's environment, reset to one row."""
+    """One instance of the user's environment, reset to one row.
 
-    def __init__(self, environment: type, task: Task, injected: str):
-        self.task = task
-        self.injected = injected
-        self.instance = environment()
+    Attributes:
+        observation: What `reset` said, "" if nothing. It is appended to the prompt, as in TRL.
+    """
+
+    def __init__(self, suite: JsonlSuite, task: Task):
+        self.suite, self.task = suite, task
+        self.instance = suite.factory()
         given = copy.deepcopy(task.data.get("environment", {}))  # an environment may keep and change what it is given
-        if self.instance.reset(**given) is not None:
-            raise SuiteError("reset returned an observation; write it into the row's prompt, and return nothing")
+        if "prompt" in inspect.signature(self.instance.reset).parameters:
+            given.setdefault("prompt", [dict(message) for message in task.messages])  # TRL hands over the whole row
+        self.observation = _observed(awaited(self.instance.reset(**given)), suite.environment.__name__)
 
     def execute(self, name: str, arguments: Mapping[str, Any]) -> str:
         """Run a method of the environment; what it raises is its answer to the policy, as it is in TRL."""
         try:
-            return str(getattr(self.instance, name)(**arguments))
+            result = awaited(getattr(self.instance, name)(**arguments))
         except Exception as error:
             raise ToolError(str(error) or type(error).__name__) from None
+        return rendered(result)
 
     def outcome(self, calls: Sequence[ToolCall], messages: Sequence[Message]) -> Outcome:
         ran = [call for call in calls if not call.fault]
         answer = next((answer_of(m) for m in reversed(messages) if m.get("role") == "assistant"), "")
-        wanted = self._holding(self.task.data.get("expect"), ran, answer)
-        forbidden = self._holding(self.task.data.get("forbid"), ran, answer)
+        wanted, forbidden = (
+            conditions_of(self.task.data.get(key), ran, self.instance, answer, self.suite.tools())
+            for key in ("expect", "forbid")
+        )
         kind = self.task.kind
+        unmet = [str(condition) for condition in wanted if not condition.holds]
         return Outcome(
             utility=_share(wanted) if kind != "harmful" else None,
-            attacked=all(forbidden) if kind == "attacked" and forbidden else None,
+            attacked=all(c.holds for c in forbidden) if kind == "attacked" and forbidden else None,
             harm=_share(forbidden) if kind == "harmful" else None,
             exposed=self._exposed(calls) if kind == "attacked" else None,
-            injected=(self.injected,) if kind == "attacked" and self.injected else (),
+            info={"unmet": unmet} if unmet else {},
+            injected=(self.suite.injected,) if kind == "attacked" and self.suite.injected else (),
         )
 
     def _exposed(self, calls: Sequence[ToolCall]) -> bool | None:
-        return any(self.injected in call.result for call in calls) if self.injected else None
-
-    def _holding(self, conditions: Mapping[str, Any] | None, calls: Sequence[ToolCall], answer: str) -> list[bool]:
-        """Which of the conditions hold, one by one."""
-        conditions = conditions or {}
-        holding = [any(_matches(call, wanted) for call in calls) for wanted in conditions.get("calls", ())]
-        for name, value in conditions.get("state", {}).items():
-            holding.append(hasattr(self.instance, name) and getattr(self.instance, name) == value)
-        if conditions.get("answer") is not None:
-            holding.append(re.search(conditions["answer"], answer, re.IGNORECASE) is not None)
-        return holding
+        injected = self.suite.injected
+        return (
+            any(injected in text for text in [self.observation, *(call.result for call in calls)]) if injected else None
+        )
 
 
-def _share(holding: Sequence[bool]) -> float | None:
-    return sum(holding) / len(holding) if holding else None
-
-
-def _matches(call: ToolCall, wanted: Mapping[str, Any]) -> bool:
-    arguments = wanted.get("arguments", {})
-    return call.name == wanted["name"] and all(call.arguments.get(key) == value for key, value in arguments.items())
-
-
-# ------------------------------------------------------------------------------------------------ loading
-
-
-def _load_class(reference: str) -> type:
-    """The class behind `file.py:Class`."""
-    file, _, name = reference.rpartition(":")
-    path = Path(file).expanduser()
-    if not file or not name or not path.is_file():
-        raise SuiteError(f"jsonl: environment is file.py:Class; there is no file {file or reference!r} here.")
+def _observed(observation: Any, owner: str) -> str:
+    """What `reset` returned, as a text. Raises SuiteError for what TRL could not append to a prompt."""
+    if observation is None or isinstance(observation, str):
+        return observation or ""
     try:
-        module = import_file(path)
-    except (Exception, SystemExit) as error:
-        raise SuiteError(f"jsonl: {path} cannot be imported: {type(error).__name__}: {error}") from error
-    found = getattr(module, name, None)
-    if not inspect.isclass(found):
-        classes = [key for key, value in vars(module).items() if inspect.isclass(value)]
-        raise SuiteError(f"jsonl: {path} has no class {name!r}; it has {', '.join(classes) or 'none'}.")
-    if not callable(getattr(found, "reset", None)):
-        raise SuiteError(f"jsonl: {name} has no method reset; a TRL environment needs one.")
-    return found
+        if is_blocks(observation):
+            return blocks_text(observation)
+        problem = f"returned {type(observation).__name__}"
+    except TypeError as error:
+        problem = f"returned {error}"
+    raise SuiteError(f"{owner}.reset {problem}; TRL appends a text, or a list of text blocks, to the prompt")
 
 
-def _prototypes(environment: type) -> dict[str, Callable[..., Any]]:
-    """The class's tools as prototypes: its public methods without `self`, as TRL would list them."""
-    found = {}
-    for name, function in inspect.getmembers(environment, predicate=inspect.isfunction):
-        static = isinstance(inspect.getattr_static(environment, name), staticmethod)  # TRL lists none of these
-        if not name.startswith("_") and name not in ("reset", "get_reward") and not static:
-            found[name] = _without_self(name, function)
-    if not found:
-        raise SuiteError(f"jsonl: {environment.__name__} has no tools; every public method but reset is one.")
-    return found
+def _share(conditions: Sequence[Condition]) -> float | None:
+    return sum(condition.holds for condition in conditions) / len(conditions) if conditions else None
 
 
-def _without_self(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    def prototype(**arguments: Any) -> str:
-        raise NotImplementedError("a prototype describes a tool; the episode executes it")
-
-    signature = inspect.signature(function)
-    prototype.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]
-    prototype.__name__ = prototype.__qualname__ = name
-    prototype.__doc__ = inspect.getdoc(function)
-    prototype.__annotations__ = inspect.get_annotations(function, eval_str=True)
-    return prototype
+# ------------------------------------------------------------------------------------------------ reading
 
 
-def _read(path: Path, tools: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _read(path: Path, environment: type, tools: Mapping[str, Callable[..., Any]]) -> list[dict[str, Any]]:
     """The file's rows, checked; the first wrong one is named by its line."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SuiteError(f"jsonl: {path} cannot be read: {error}") from None
-    rows: list[dict[str, Any]] = []
+    rows: list[Any] = []
+    lines_read: list[int] = []
     seen: set[str] = set()
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -281,32 +256,78 @@ def _read(path: Path, tools: Mapping[str, Any]) -> list[dict[str, Any]]:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise SuiteError(f"jsonl: {path}, line {number} is not JSON: {error}") from None
-        wrong = _wrong(row, tools)
-        if wrong is None and _identity(row, len(rows)) in seen:
-            wrong = f"the id {_identity(row, len(rows))!r} occurs twice; a row without one has its number, from 0"
-        if wrong is not None:
-            raise SuiteError(f"jsonl: {path}, line {number}: {wrong}")
-        seen.add(_identity(row, len(rows)))
+        lines_read.append(number)
         rows.append(row)
     if not rows:
         raise SuiteError(f"jsonl: {path} holds no tasks.")
+    rows = _unfilled(rows)
+    for index, (number, row) in enumerate(zip(lines_read, rows, strict=True)):
+        wrong = _wrong(row, environment, tools)
+        if wrong is None and _identity(row, index) in seen:
+            wrong = f"the id {_identity(row, index)!r} occurs twice; a row without one has its number, from 0"
+        if wrong is not None:
+            raise SuiteError(f"jsonl: {path}, line {number}: {wrong}")
+        seen.add(_identity(row, index))
     return rows
+
+
+def _unfilled(rows: list[Any]) -> list[Any]:
+    """The rows without the nulls that `datasets` puts wherever a row lacks a key of another one.
+
+    Such a file is known by this: everywhere all rows have the same keys, and one has null for a key that it could
+    leave out. In any other file a null below the row's own keys is the user's, and stays.
+    """
+    objects = [row for row in rows if isinstance(row, dict)]
+    optional = [key for key, field in _Row.model_fields.items() if not field.is_required()]
+    lacking = any(row.get(key, "") is None for row in objects for key in optional)
+    filled = len(objects) == len(rows) > 1 and lacking and _alike(rows)
+    return [_without_nulls(row, deep=filled) if isinstance(row, dict) else row for row in rows]
+
+
+def _alike(values: list[Any]) -> bool:
+    """Whether all objects at the same place have the same keys, items of lists taken together."""
+    objects = [value for value in values if isinstance(value, dict)]
+    items = [item for value in values if isinstance(value, list) for item in value]
+    if any(value.keys() != objects[0].keys() for value in objects):
+        return False
+    columns = [[value[key] for value in objects] for key in (objects[0] if objects else ())]
+    return all(_alike(column) for column in [*columns, *([items] if items else [])])
+
+
+def _without_nulls(value: Any, deep: bool) -> Any:
+    if isinstance(value, dict):
+        kept = {key: item for key, item in value.items() if item is not None}
+        return {key: _without_nulls(item, deep) for key, item in kept.items()} if deep else kept
+    return [_without_nulls(item, deep) for item in value] if deep and isinstance(value, list) else value
 
 
 def _identity(row: Mapping[str, Any], number: int) -> str:
     return str(number if row.get("id") is None else row["id"])
 
 
-def _wrong(row: Any, tools: Mapping[str, Any]) -> str | None:
+def _wrong(row: Any, environment: type, tools: Mapping[str, Callable[..., Any]]) -> str | None:
     """What is wrong with a row, if anything."""
     try:
         _Row.model_validate(row)
     except ValidationError as error:
         return _explain(error)
-    strange = [name for name in row.get("tools") or () if name not in tools]
+    named: list[tuple[str, str, Any]] = [(name, "tools", {}) for name in row.get("tools") or ()]
     for key in ("expect", "forbid", "oracle", "obey"):
-        strange += [call["name"] for call in (row.get(key) or {}).get("calls", ()) if call["name"] not in tools]
-    return f"there is no tool {strange[0]!r}; there are {', '.join(sorted(tools))}" if strange else None
+        calls = (row.get(key) or {}).get("calls", ())
+        named += [(call["name"], f"{key}.calls", call.get("arguments", {})) for call in calls]
+    for name, where, arguments in named:
+        if name not in tools:
+            return f"there is no tool {name!r}; there are {', '.join(sorted(tools))}"
+        parameters = inspect.signature(tools[name]).parameters
+        any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        strange = [] if any_name else [key for key in arguments if key not in parameters]
+        if strange and where in ("expect.calls", "forbid.calls"):
+            known = ", ".join(parameters) or "none"
+            return f"{where}: {name} has no argument {strange[0]!r}, so such a call never runs; it has {known}"
+    for key in ("expect", "forbid"):
+        if (row.get(key) or {}).get("reward") is not None and not hasattr(environment, "get_reward"):
+            return f"{key}.reward: {environment.__name__} has no method get_reward"
+    return None
 
 
 def _explain(error: ValidationError) -> str:
