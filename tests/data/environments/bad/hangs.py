@@ -1,0 +1,8 @@
+"""A module that hangs when it is imported."""
+
+import time
+
+time.sleep(3600)
+
+
+class Never: ...
