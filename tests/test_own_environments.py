@@ -31,7 +31,7 @@ from fate_trl.choose.repairs import Reflect, Resample, Resume
 from fate_trl.errors import SuiteError
 from fate_trl.process import awaiting
 from fate_trl.process.awaiting import awaited
-from fate_trl.recipe.schema import make_recipe
+from fate_trl.recipe.loading import make_recipe
 from fate_trl.serve.endpoint import EndpointPolicy
 from fate_trl.suites.environment import functions_of, load_environment, schema_of, tools_of
 from fate_trl.suites.episodes import Limits, Recorder, environment_factories
