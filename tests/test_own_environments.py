@@ -40,7 +40,8 @@ from fate_trl.suites.scripted import perform
 from fate_trl.suites.values import as_json, rendered, same
 from fate_trl.testing.served import ScriptedServer
 from fate_trl.testing.served import completion as says
-from fate_trl.train.trainer import PFPOConfig, PFPOTrainer, request_dataset
+from fate_trl.train.rows import request_dataset
+from fate_trl.train.trainer import PFPOConfig, PFPOTrainer
 from fate_trl.types import Failure, RolloutRequest, Score, ScoreCard, Script
 
 CLASSES = Path(__file__).parent / "data" / "environments"
