@@ -219,8 +219,7 @@ class Trajectory(Record):
 
     Attributes:
         task: The task.
-        prompt: Messages that the policy was given; differs from `task.messages` for repairs, and where the environment
-            said something when it was opened.
+        prompt: Messages that the policy was given: the task's, or a repair's, and what the environment said at first.
         messages: What followed: assistant and tool messages.
         calls: Executed calls, replayed ones (`replayed` of them, first) included.
         outcome: The episode's facts; None if no episode was run (plain TRL scripts) or if it broke.
@@ -348,8 +347,7 @@ class RolloutRequest(Record):
         replay: Executed calls of an earlier trajectory to restore its state from; the policy goes on after them.
             The episode is refused (an error on the record) if a replayed result differs.
         of: On a repair, the `attempt` of the failed try of this task that it repairs; None on other requests.
-        observed: `messages` hold already what the environment says when it is opened, since they continue a recorded
-            prompt; where they do not, it is appended to them. The episode is refused if it says something else.
+        observed: `messages` hold already what the environment says at first; it is appended to them where they do not.
     """
 
     task: Task
