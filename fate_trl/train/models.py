@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from ..recipe.schema import EMBEDDED, SMOLLM2, Model
 from ..suites.workbench import POLICIES
-from . import smollm2, templates
+from . import gguf, templates
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -22,7 +22,7 @@ def model_folder(model: Model) -> str:
     if model.path in EMBEDDED:
         return str(POLICIES[EMBEDDED[model.path]])
     if model.path == SMOLLM2:
-        return str(smollm2.cached())
+        return str(gguf.cached())
     folder = Path(model.path).expanduser()
     return str(folder) if folder.is_dir() else model.path
 
