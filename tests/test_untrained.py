@@ -83,3 +83,67 @@ def test_the_tokens_of_a_call_are_those_of_the_template(parts):
     assert words
     assert np.all([word for word in words])
     assert set(demanded(tokenizer, CALL, [TOOL])) <= set(tokenizer.added_tokens_decoder)
+
+
+def test_train_tokens_teaches_the_rows_and_leaves_the_others(parts, tmp_path):
+    from fate_trl.recipe.schema import Lora, Model
+    from fate_trl.train.models import load_model
+
+    tokenizer, model = parts
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    word = tokenizer.convert_ids_to_tokens(5)
+    asked = Model(path=str(tmp_path), lora=Lora(r=2, lora_alpha=4), train_tokens=[word])
+    first, second = load_model(asked)[0], load_model(asked)[0]
+    rows = [made.get_input_embeddings()(torch.tensor([5, 6])).detach() for made in (first, second)]
+    assert torch.equal(*rows), "every load starts alike"
+    ids = torch.tensor([[4, 5, 6, 5]])
+    optimizer = torch.optim.SGD([p for p in first.parameters() if p.requires_grad], lr=1.0)
+    first(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    after = first.get_input_embeddings()(torch.tensor([5, 6])).detach()
+    assert not torch.allclose(after[0], rows[0][0])
+    assert torch.equal(after[1], rows[0][1])
+
+
+def test_train_tokens_that_cannot_be(parts, tmp_path):
+    from fate_trl.errors import RecipeError
+    from fate_trl.recipe.loading import make_recipe
+    from fate_trl.recipe.schema import Lora, Model
+    from fate_trl.train.models import load_model
+
+    tokenizer, model = parts
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(RecipeError, match="'<call>' is no token"):
+        load_model(Model(path=str(tmp_path), lora=Lora(), train_tokens=["<call>"]))
+    with pytest.raises(RecipeError, match=r"model\.train_tokens needs model\.lora"):
+        make_recipe({"model": {"train_tokens": ["<call>"]}, "suites": ["workbench"]})
+
+
+def test_check_says_it_before_a_run(parts, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from fate_trl.preflight.findings import findings
+    from fate_trl.recipe.loading import make_recipe
+    from fate_trl.suites.workbench import POLICY
+
+    tokenizer = AutoTokenizer.from_pretrained(POLICY)
+    model = AutoModelForCausalLM.from_pretrained(POLICY)
+    size = len(tokenizer)
+    model.resize_token_embeddings(size + 8, mean_resizing=False)
+    added = demanded(tokenizer, CALL, [TOOL])
+    with torch.no_grad():
+        weight = model.get_input_embeddings().weight
+        weight[size:] = 0.3
+        weight[added[0]] = 0.3
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    recipe = {"model": {"path": str(tmp_path), "lora": {"r": 4}}, "suites": ["workbench"]}
+    [found] = [f for f in findings(make_recipe(recipe)) if f.check == "untrained tokens"]
+    assert found.verdict == "error"
+    assert found.data["tokens"] == [tokenizer.decode([added[0]])]
+    recipe["model"]["train_tokens"] = found.data["tokens"]
+    assert not [f for f in findings(make_recipe(recipe)) if f.check == "untrained tokens"]
+    recipe["model"] = {"path": str(POLICY)}
+    assert not [f for f in findings(make_recipe(recipe)) if f.check == "untrained tokens"]

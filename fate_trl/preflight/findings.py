@@ -30,6 +30,7 @@ from ..recipe.schema import EMBEDDED, SMOLLM2, Recipe, generation, hub_id
 from ..suites.scripted import perform, script_for
 from ..train import templates
 from ..types import RolloutRequest, Score, ScoreCard, Task, Trajectory
+from . import untrained
 from .memory import Lengths, Need, estimate
 
 Verdict = Literal["ok", "warning", "error"]
@@ -96,6 +97,7 @@ def findings(recipe: Recipe, device_memory: float | None = None, measure: bool =
     yield from of_template
     if of_template[0].verdict == "error":
         return  # nothing can be rendered
+    yield from _untrained(subject)
     found, lengths = _lengths(subject)
     yield from found
     yield from _batches(subject)
@@ -211,6 +213,32 @@ def _parsing(subject: Subject) -> Finding:
         f"{len(wrong)} of {len(calls)} calls are not read back {how}: {wrong[0]}",
         f"Set model.tool_parser to one that fits ({fitting}), or model.chat_template to a template that TRL ships.",
         data,
+    )
+
+
+def _untrained(subject: Subject) -> Iterator[Finding]:
+    """Tokens of a call that the weights, where they are here, were never trained on."""
+    from ..train.models import model_folder
+
+    model, task = subject.recipe.model, next(iter(subject.sample("train") or subject.sample("test")), None)
+    folder = Path(model_folder(model))
+    if task is None or not task.tools or not folder.is_dir():
+        return
+    tools = subject.tools(task)
+    call = {"name": tools[0].__name__, "arguments": {}}
+    ids = untrained.untrained(folder, len(subject.tokenizer), untrained.demanded(subject.tokenizer, call, tools))
+    words = [subject.tokenizer.decode([id]) for id in ids]
+    lacking = [word for word in words if word not in model.train_tokens]
+    if not lacking:
+        return
+    yield Finding(
+        "untrained tokens",
+        "error",
+        f"a call needs {' and '.join(lacking)}, whose embedding is that of the unused ids: the model was never trained "
+        "on it, cannot write it, and LoRA on linear layers cannot teach it to",
+        "Set model.chat_template and model.tool_parser to a format of plain words (bare_json, json), or name these "
+        "tokens in model.train_tokens.",
+        {"tokens": lacking},
     )
 
 

@@ -213,6 +213,8 @@ def _check_endpoint(recipe: Recipe, endpoint: Endpoint) -> None:
 def _check_model(model: Model) -> None:
     if model.load_in_4bit and model.lora is None:
         raise RecipeError("model.load_in_4bit needs model.lora: 4-bit weights are not trained themselves.")
+    if model.train_tokens and model.lora is None:
+        raise RecipeError("model.train_tokens needs model.lora: without it all embeddings are trained anyway.")
     if model.adapter is not None and (model.lora is None or not Path(model.adapter, "adapter_config.json").is_file()):
         raise RecipeError(
             f"model.adapter: {model.adapter!r} needs model.lora, and to be a folder that holds an adapter."

@@ -107,6 +107,8 @@ class Model(_Section):
     """A chat template for the tokenizer: a Jinja file, or one that TRL ships, by name, such as `qwen3`."""
     tool_parser: ToolParser | None = None
     """How tool calls are read back, for a template that TRL does not recognise: as in the family of this name."""
+    train_tokens: list[str] = Field(default_factory=list)
+    """Tokens whose embedding rows are trained beside LoRA, such as call tags that the model was never trained on."""
     threads: int | None = Field(None, ge=1, le=4096)
     """CPU threads; small models are several times faster with one. null leaves torch's choice."""
     endpoint: Endpoint | None = None
