@@ -8,6 +8,7 @@ hooks as everybody else's. So installing a package can neither change nor break 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -15,7 +16,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -93,8 +94,18 @@ def _home(entry: importlib.metadata.EntryPoint) -> str:
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
 
 
-@cache
+def _stamp(plugin: str) -> str:
+    """Where a plugin file lies and what is in it, so that one that was edited is imported anew; "" of a package."""
+    file = Path(plugin).expanduser()
+    return f"{file.resolve()} {_content(file)}" if plugin.endswith(".py") and file.is_file() else ""
+
+
 def _manager(plugin: str) -> pluggy.PluginManager:
+    return _manager_of(plugin, _stamp(plugin))
+
+
+@cache
+def _manager_of(plugin: str, stamp: str) -> pluggy.PluginManager:
     """A plugin manager that holds this one plugin, checked."""
     manager = pluggy.PluginManager("fate_trl")
     manager.add_hookspecs(hookspecs)
@@ -131,7 +142,7 @@ def _modules(plugin: str) -> list[ModuleType]:
 
 
 def _file(path: str) -> ModuleType:
-    """One .py file as a plugin; it may leave out `fate_trl_api`, and is imported once per process."""
+    """One .py file as a plugin; it may leave out `fate_trl_api`. It is imported anew only where it was edited."""
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise PluginError(f"no plugin file {path}; the path is taken from the current folder, {Path.cwd()}.")
@@ -180,13 +191,17 @@ def _check_api(module: ModuleType, plugin: str) -> None:
 # ------------------------------------------------------------------------------------------------ components
 
 
-@cache
 def components(plugin: str, type: Type) -> Mapping[str, Component]:
     """Components of one plugin by their name inside it.
 
     Raises:
         PluginError: The plugin does not load, or gives a name twice.
     """
+    return _components_of(plugin, type, _stamp(plugin))
+
+
+@cache
+def _components_of(plugin: str, type: Type, stamp: str) -> Mapping[str, Component]:
     found: dict[str, Component] = {}
     manager = _manager(plugin)
     for implementation in getattr(manager.hook, HOOKS[type]).get_hookimpls():
@@ -283,17 +298,48 @@ def check_needs(component: Any, objectives: Sequence[str]) -> None:
 def identity(name: str, arguments: Mapping[str, Any]) -> str:
     """What a component's results depend on besides its input: its name, its plugin's version, its arguments' hash.
 
-    The version is fate-trl's for a built-in, the distribution's for a package, and the hash of a plugin's file.
+    The version is fate-trl's for a built-in, the distribution's for a package, and the hash of a plugin's file. Where
+    arguments name components, files or folders, what these are counts too; so a file that the component itself writes
+    to is better named by nothing but its stem.
     """
-    plugin, _ = split_name(name)
+    named = sorted(set(_named_in(arguments)))
+    inner = f" {content_hash(named)}" if named else ""
+    return f"{name} {_version(split_name(name)[0])} {content_hash(dict(arguments))}{inner}"
+
+
+def _version(plugin: str) -> str:
     if plugin == BUILTINS:
-        version = __version__
-    elif plugin.endswith(".py"):
-        version = content_hash(Path(plugin).expanduser().read_text(encoding="utf-8"))
-    else:
-        entry = _entry(plugin)
-        version = entry.dist.version if entry.dist else entry.value
-    return f"{name} {version} {content_hash(dict(arguments))}"
+        return __version__
+    if plugin.endswith(".py"):
+        return _content(Path(plugin).expanduser())
+    entry = _entry(plugin)
+    return entry.dist.version if entry.dist else entry.value
+
+
+def _named_in(value: Any) -> Iterator[str]:
+    """What each text in some arguments stands for, where it names a component's plugin, a file or a folder."""
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _named_in(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _named_in(inner)
+    elif isinstance(value, str) and 0 < len(value) < 1024 and value.isprintable():
+        plugin, _ = split_name(value)
+        path = Path(plugin if plugin.endswith(".py") else value).expanduser()
+        if path.is_file():
+            yield f"{value} {_content(path)}"
+        elif path.is_dir():  # of weights, say, which are too large to be read
+            stats = [(file.name, file.stat()) for file in sorted(path.iterdir()) if file.is_file()]
+            yield f"{value} {content_hash([[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats])}"
+        elif plugin in installed():
+            yield f"{value} {_version(plugin)}"
+
+
+def _content(file: Path) -> str:
+    """Hash of a file's content."""
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "blake2b").hexdigest()[:32]
 
 
 def _explained(error: BaseException) -> str:

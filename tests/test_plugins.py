@@ -261,7 +261,7 @@ def test_installing_packages_changes_and_breaks_no_recipe_that_does_not_name_the
     install("broken-one", "broken-a", BROKEN)
     install("shadow", "fate-trl", BROKEN)
     recipe = load_recipe("quickstart")
-    plugins.components.cache_clear()
+    plugins._components_of.cache_clear()
     assert {type: list(plugins.components(plugins.BUILTINS, type)) for type in plugins.HOOKS} == names
     assert plugins.load("verifier", recipe.verifiers[0].name).objectives == ("security",)
     status = {(row["plugin"], row["type"]) for row in plugins.describe()}
@@ -273,8 +273,8 @@ def test_installing_packages_changes_and_breaks_no_recipe_that_does_not_name_the
 def test_components_go_by_name_in_whatever_order_packages_were_installed(install, order):
     for distribution in order:
         install(distribution, f"{distribution}-plugin", source(distribution))
-    plugins._manager.cache_clear()
-    plugins.components.cache_clear()
+    plugins._manager_of.cache_clear()
+    plugins._components_of.cache_clear()
     assert [name for name in plugins.installed() if name.endswith("-one-plugin")] == sorted(
         f"{n}-plugin" for n in order
     )

@@ -13,7 +13,8 @@ from ..ledger.layout import is_run
 from ..ledger.reading import RunReader
 from ..ledger.writing import RunDirectory
 from ..process import team
-from ..recipe.loading import make_recipe, override
+from ..recipe.checks import check
+from ..recipe.loading import override, validated
 from .console import AsJson, Quiet, Sets
 from .run import explained, follow, fresh, go, resumed
 
@@ -43,7 +44,7 @@ def evaluate_model(
     if bool(target) == bool(resume):
         raise RecipeError("give either what to evaluate, or --resume RUN.")
     if resume:
-        asked, directory = resumed(resume, sets)
+        asked, components, directory = resumed(resume, sets)
     else:
         data = _values(target, model, base, round)
         data["suites"] = [{"name": name} for name in suite] or data.get("suites", [])
@@ -58,11 +59,12 @@ def evaluate_model(
                 "give a suite to evaluate on: --suite NAME; `fate-trl suites` lists them. "
                 "Arguments of the first one: --set suites.0.args.KEY=VALUE."
             )
-        asked = make_recipe(data)
+        asked = validated(data)
+        components = check(asked)
         directory = RunDirectory(fresh(Path(output)))
     with directory.lock(), explained(directory, "eval"):
         directory.write_text("recipe.yaml", asked.dump())
-        go(asked, directory, quiet, as_json)
+        go(asked, components, directory, quiet, as_json)
 
 
 def _values(target: str, model: str, base: str, round: int) -> dict[str, Any]:

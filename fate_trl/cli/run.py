@@ -25,7 +25,8 @@ from ..process import team
 from ..process.stop import Stopped
 from ..process.team import Deserted
 from ..recipe.checks import check
-from ..recipe.loading import load_recipe
+from ..recipe.components import Components
+from ..recipe.loading import load_with_components
 from ..recipe.schema import Recipe
 from ..record import dumps, stable_hash
 from .card import write_cards
@@ -48,15 +49,15 @@ def run_recipe(
     if bool(recipe) == bool(resume):
         raise RecipeError("give either a recipe, or --resume RUN.")
     if resume:
-        asked, directory = resumed(resume, sets)
+        asked, components, directory = resumed(resume, sets)
     else:
-        asked = load_recipe(recipe, sets)
+        asked, components = load_with_components(recipe, sets)
         if asked.rollout.recorded is not None:
             interchange.read(asked.rollout.recorded)  # what is wrong with it is said before torch is imported
         directory = RunDirectory(fresh(Path(asked.output_dir)))
     with directory.lock(), explained(directory, "run"):
         directory.write_text("recipe.yaml", asked.dump())
-        go(asked, directory, quiet, as_json)
+        go(asked, components, directory, quiet, as_json)
 
 
 def follow() -> None:
@@ -70,14 +71,13 @@ def follow() -> None:
         sys.exit(1)
 
 
-def resumed(path: str, sets: list[str]) -> tuple[Recipe, RunDirectory]:
+def resumed(path: str, sets: list[str]) -> tuple[Recipe, Components, RunDirectory]:
     if sets:
         raise RecipeError(
             "--resume goes on with the recipe as it was; --set cannot change it. Start a new run instead."
         )
     recipe = RunReader.open(path).recipe()
-    check(recipe)
-    return recipe, RunDirectory(path)
+    return recipe, check(recipe), RunDirectory(path)
 
 
 def fresh(path: Path) -> Path:
@@ -109,7 +109,7 @@ def _terminate(number: int, frame: Any) -> None:
     raise Stopped(number)
 
 
-def go(asked: Recipe, directory: RunDirectory, quiet: bool, as_json: bool) -> None:
+def go(asked: Recipe, components: Components, directory: RunDirectory, quiet: bool, as_json: bool) -> None:
     """Load what the recipe names, run it, and show what came out."""
     quiet_libraries()
     if asked.model.endpoint is not None:
@@ -119,7 +119,7 @@ def go(asked: Recipe, directory: RunDirectory, quiet: bool, as_json: bool) -> No
         from ..train.learner import build  # torch, from here on
 
     with reporting(quiet, as_json) as shown, _tracked(asked, directory, shown) as reporter:
-        evolution = build(asked, directory, reporter)
+        evolution = build(asked, directory, reporter, components)
         directory.write_json("manifest.json", _manifest(asked, evolution.suites))
         with evolution.stop.listening():
             rows = evolution()

@@ -2,18 +2,19 @@
 
 A judge costs seconds and money, and a chunk that is done again after a stop, or a second rescoring, asks it about
 trajectories that it has seen. So the scores of a verifier that says `cached = True` are kept, under the trajectory's
-content and the verifier's name, version and arguments. The built-ins say no such thing: to score costs less than to
-look up. Errors are never kept: the next time may be better. PFPO does not look: every completion there is new.
+content and the verifier's name, version and arguments; of an ensemble, those of its members. The built-ins say no
+such thing: to score costs less than to look up. Errors are never kept: the next time may be better. PFPO does not look:
+every completion there is new.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..record import content_hash
 from ..types import Score, ScoreCard, Trajectory
-from ..verify.scoring import SECONDS, score_all
+from ..verify.scoring import SECONDS, Wrapper, score_all
 from .layout import SCORES
 from .writing import RunDirectory
 
@@ -38,7 +39,7 @@ class Scorer:
     ):
         self.verifiers = verifiers
         self.seconds = seconds
-        self._identity = {id(v): name for v, name in zip(verifiers, identities) if getattr(v, "cached", False)}
+        self._identity = dict(_cached(verifiers, identities))
         self._directory = directory
         kept = directory.read(SCORES) if self._identity else []
         self._kept: dict[str, dict[str, Any]] = {record["key"]: record["scores"] for record in kept}
@@ -50,7 +51,7 @@ class Scorer:
 
     def _cards(self, verifier: Any, trajectories: Sequence[Trajectory]) -> list[ScoreCard]:
         if id(verifier) not in self._identity:
-            return score_all([verifier], trajectories, self.seconds)
+            return score_all([verifier], trajectories, self.seconds, self._cards)
         keys = [content_hash([self._identity[id(verifier)], trajectory]) for trajectory in trajectories]
         unseen = {key: t for key, t in zip(keys, trajectories, strict=True) if key not in self._kept}
         fresh = dict(zip(unseen, score_all([verifier], list(unseen.values()), self.seconds), strict=True))
@@ -63,3 +64,12 @@ class Scorer:
 
     def _look_up(self, key: str) -> ScoreCard:
         return ScoreCard({name: Score.from_dict(score) for name, score in self._kept[key].items()})
+
+
+def _cached(verifiers: Sequence[Any], identities: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """(id, identity) of each verifier whose scores are kept; of a wrapper's members rather than of the wrapper."""
+    for verifier, name in zip(verifiers, identities):
+        if isinstance(verifier, Wrapper):
+            yield from _cached(verifier.members, verifier.identities)
+        elif getattr(verifier, "cached", False):
+            yield id(verifier), name

@@ -13,13 +13,12 @@ from urllib.parse import urlsplit
 from .. import plugins
 from ..errors import RecipeError
 from ..process import team
-from ..verify.loading import load as load_verifier
 from ..verify.scoring import check_objectives
+from .components import Components, components_of
 from .schema import (
     EMBEDDED,
     HUB_ID,
     SMOLLM2,
-    ComponentRef,
     Endpoint,
     Model,
     Recipe,
@@ -31,14 +30,24 @@ from .schema import (
 from .trl_keys import template_text, trl_keys
 
 
-def check(recipe: Recipe) -> None:
-    """Everything that can be known without importing torch, TRL or a benchmark package.
+def check(recipe: Recipe) -> Components:
+    """Everything that can be known without importing torch, TRL or a benchmark package; returns what was made for it.
 
     Raises:
         RecipeError, PluginError: See `load_recipe`.
     """
-    _check_components(recipe)
+    for reference in recipe.suites:  # a suite's factory imports its benchmark, so it is not called here
+        component = plugins.find("suite", reference.name)
+        plugins.bind(component.factory, reference.args, f"suite {reference.name!r}")
+    made = components_of(recipe)
+    _check_components(recipe, made)
     _check_training(recipe)
+    _check_surroundings(recipe)
+    return made
+
+
+def _check_surroundings(recipe: Recipe) -> None:
+    """Trackers, the model or its endpoint."""
     missing = [name for name in recipe.report_to if importlib.util.find_spec(name) is None]
     if missing:
         raise RecipeError(f"report_to: {missing[0]} is not installed: pip install 'fate-trl[{missing[0]}]'")
@@ -50,12 +59,9 @@ def check(recipe: Recipe) -> None:
     _check_model(recipe.model)
 
 
-def _check_components(recipe: Recipe) -> None:
-    for reference in recipe.suites:
-        _bind("suite", reference)  # a suite's factory imports its benchmark, so it is not called here
-    selector = plugins.load("selector", recipe.selector.name, recipe.selector.args)
+def _check_components(recipe: Recipe, made: Components) -> None:
     redraws = recipe.pfpo is not None and recipe.pfpo.trl.get("redraw_rounds")
-    if redraws and getattr(selector, "aggregation", None) == "normalize_then_sum":
+    if redraws and getattr(made.selector, "aggregation", None) == "normalize_then_sum":
         raise RecipeError(
             f"pfpo.redraw_rounds cannot go with the selector {recipe.selector.name}, which normalises over the batch "
             "that was drawn first; set it to 0."
@@ -64,11 +70,10 @@ def _check_components(recipe: Recipe) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise RecipeError(f"suite {twice[0]!r} is named twice; merge the two entries.")
-    verifiers = [load_verifier(reference.name, reference.args) for reference in recipe.verifiers]
-    check_objectives(verifiers, objectives_of(recipe, verifiers))
-    held_out = [load_verifier(reference.name, reference.args) for reference in recipe.evaluation.verifiers]
-    check_objectives(held_out, [])
-    extra = [n for v in verifiers for n in v.objectives if n not in objectives_of(recipe, verifiers)]
+    objectives = objectives_of(recipe, made.verifiers)
+    check_objectives(made.verifiers, objectives)
+    check_objectives(made.held_out, [])
+    extra = [name for verifier in made.verifiers for name in verifier.objectives if name not in objectives]
     if extra:
         raise RecipeError(
             f"a verifier produces {extra[0]!r}, which objectives leaves out; leave that verifier out too."
@@ -76,13 +81,10 @@ def _check_components(recipe: Recipe) -> None:
     if recipe.repair is None:
         _check_without_repair(recipe)
     else:
-        _check_repair(recipe.repair, objectives_of(recipe, verifiers))
+        _check_repair(recipe.repair, objectives)
 
 
 def _check_repair(repair: RepairSettings, objectives: Sequence[str]) -> None:
-    plugins.load("repair", repair.strategy.name, repair.strategy.args)
-    if repair.selector is not None:
-        plugins.load("selector", repair.selector.name, repair.selector.args)
     unknown = sorted(set(repair.floors) - set(objectives))
     if unknown:
         raise RecipeError(f"repair.floors names the objective {unknown[0]!r}, which is not asked for.")
@@ -102,11 +104,6 @@ def _check_without_repair(recipe: Recipe) -> None:
     for what, wrong in needs.items():
         if wrong:
             raise RecipeError(f"repair is null, so {what}; or give repair.")
-
-
-def _bind(type: plugins.Type, reference: ComponentRef) -> None:
-    component = plugins.find(type, reference.name)
-    plugins.bind(component.factory, reference.args, f"{type} {reference.name!r}")
 
 
 _OURS = (

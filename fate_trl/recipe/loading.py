@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from .. import plugins
 from ..errors import RecipeError
 from .checks import check
+from .components import Components
 from .schema import ComponentRef, Recipe, as_ref
 
 
@@ -33,10 +34,16 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         RecipeError, PluginError: What is wrong, what is possible, what to do. No torch, TRL or benchmark is imported.
     """
+    return load_with_components(path, overrides)[0]
+
+
+def load_with_components(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Recipe, Components]:
+    """The same, and the components that were made to check it, for the run to take."""
     data = read_values(find_recipe(path))
     for text in overrides:
         override(data, text)
-    return make_recipe(data)
+    recipe = validated(data)
+    return recipe, check(recipe)
 
 
 def read_values(file: Path) -> dict[str, Any]:

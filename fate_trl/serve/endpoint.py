@@ -26,6 +26,7 @@ from ..ledger.writing import RunDirectory
 from ..loop.assemble import assemble
 from ..loop.reporter import Reporter
 from ..loop.rounds import Evolution
+from ..recipe.components import Components
 from ..recipe.schema import Recipe
 from ..record import stable_hash
 from ..suites.episodes import Recorder, toolset
@@ -37,9 +38,11 @@ from .wire import wire_messages
 _UNREADABLE = (400, 413, 422)  # a request that the server cannot take
 
 
-def build(recipe: Recipe, run: RunDirectory, reporter: Reporter | None = None) -> Evolution:
+def build(
+    recipe: Recipe, run: RunDirectory, reporter: Reporter | None = None, components: Components | None = None
+) -> Evolution:
     """A recipe's evaluation of `model.endpoint`, ready to be called."""
-    return assemble(recipe, run, lambda suites, verifiers, selector: EndpointPolicy(recipe, suites), reporter)
+    return assemble(recipe, run, lambda suites, *_: EndpointPolicy(recipe, suites), reporter, components)
 
 
 class EndpointPolicy:

@@ -37,6 +37,7 @@ from ..loop.rounds import Evolution
 from ..process.stop import ECHO, SIGNALS, Stop
 from ..process.team import Led, Team
 from ..process.team import follow as follow_main
+from ..recipe.components import Components
 from ..recipe.schema import Recipe
 from ..suites.episodes import environment_factories
 from ..types import BufferRow, RolloutRequest, Task, Trajectory
@@ -52,14 +53,16 @@ logger = logging.getLogger(__name__)
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
 
-def build(recipe: Recipe, run: RunDirectory, reporter: Reporter | None = None) -> Evolution:
+def build(
+    recipe: Recipe, run: RunDirectory, reporter: Reporter | None = None, components: Components | None = None
+) -> Evolution:
     """A recipe's run on torch: its components loaded, its model loaded, ready to be called.
 
     Where a launcher started several processes, the main one calls this; the others call `follow`.
     """
     team = Team()
     team.agreed((recipe, run.path))
-    evolution = _built(recipe, run, reporter or Silent(), team)
+    evolution = _built(recipe, run, reporter or Silent(), team, components)
     if team.size > 1:
         evolution.learner = Led(evolution.learner, team)
         evolution.stop.echo = ECHO
@@ -75,11 +78,13 @@ def follow() -> None:
     follow_main(_built(recipe, RunDirectory(path), Silent(), team).learner, team)
 
 
-def _built(recipe: Recipe, run: RunDirectory, told: Reporter, team: Team) -> Evolution:
+def _built(
+    recipe: Recipe, run: RunDirectory, told: Reporter, team: Team, components: Components | None = None
+) -> Evolution:
     def learner_of(suites: Mapping[str, Suite], verifiers: list[Any], selector: Any) -> TrlLearner:
         return TrlLearner(recipe, suites, verifiers, selector, told, team)
 
-    evolution = assemble(recipe, run, learner_of, told)
+    evolution = assemble(recipe, run, learner_of, told, components)
     evolution.memory = _memory
     learner: Any = evolution.learner
     learner.stop = evolution.stop

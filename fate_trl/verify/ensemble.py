@@ -17,14 +17,14 @@ from ..errors import RecipeError
 from ..hookspecs import Component, hookimpl
 from ..types import Score, Trajectory
 from .loading import load_named
-from .scoring import score_all, spent
+from .scoring import Ask, Wrapper
 
 fate_trl_api = 1
 
 Reduce = Literal["mean", "median", "majority", "min", "uwo", "soft-min"]
 
 
-class Ensemble:
+class Ensemble(Wrapper):
     """Several verifiers of the same objectives as one.
 
     Every member judges every trajectory. A member's error is the ensemble's, unless at least `quorum` members have a
@@ -54,7 +54,7 @@ class Ensemble:
     ):
         if len(members) < 2:
             raise RecipeError(f"an ensemble has at least two members, not {len(members)}.")
-        self.members = [load_named(member) for member in members]
+        super().__init__([load_named(member) for member in members])
         self.objectives: tuple[str, ...] = tuple(self.members[0].objectives)
         for member in self.members[1:]:
             if set(member.objectives) != set(self.objectives):
@@ -67,8 +67,8 @@ class Ensemble:
             raise RecipeError(f"a quorum of {quorum} cannot be met by {len(members)} members.")
         self._reduce = reducer(reduce, penalty, temperature)
 
-    def score(self, trajectories: Sequence[Trajectory]) -> list[dict[str, Score]]:
-        judged = [score_all([member], trajectories) for member in self.members]
+    def score_by(self, ask: Ask, trajectories: Sequence[Trajectory]) -> list[dict[str, Score]]:
+        judged = [ask(member, trajectories) for member in self.members]
         return [
             {
                 name: combined([cards[i].scores[name] for cards in judged], self._reduce, self.quorum)
@@ -76,10 +76,6 @@ class Ensemble:
             }
             for i in range(len(trajectories))
         ]
-
-    def usage(self) -> dict[str, float]:
-        """What the members spent; see hookspecs.Verifier."""
-        return spent(self.members)
 
 
 def combined(scores: Sequence[Score], reduce: Callable[[np.ndarray], float], quorum: int) -> Score:

@@ -19,12 +19,12 @@ from ..hookspecs import Component, hookimpl
 from ..types import Score, Trajectory
 from .loading import load_named
 from .refusals import settled
-from .scoring import over_refusal, score_all, spent, utility
+from .scoring import Ask, Wrapper, over_refusal, utility
 
 fate_trl_api = 1
 
 
-class JudgedRefusals:
+class JudgedRefusals(Wrapper):
     """`utility` and `over_refusal`, with refusals told by another verifier.
 
     It is not asked where the outcome rules a refusal out (the task was done, or harm was). Its error, or its word that
@@ -40,21 +40,17 @@ class JudgedRefusals:
     objectives = ("utility", "over_refusal")
 
     def __init__(self, judge: str | dict[str, Any]):
-        self.judge = load_named(judge)
-        self.cached = bool(getattr(self.judge, "cached", False))
+        super().__init__([load_named(judge)])
+        [self.judge] = self.members
         if tuple(self.judge.objectives) != ("refused",):
             made = ", ".join(self.judge.objectives)
             raise RecipeError(f"the judge of refusals has the objective refused alone; this one scores {made}.")
 
-    def score(self, trajectories: Sequence[Trajectory]) -> list[dict[str, Score]]:
+    def score_by(self, ask: Ask, trajectories: Sequence[Trajectory]) -> list[dict[str, Score]]:
         open_ones = [index for index, trajectory in enumerate(trajectories) if not settled(trajectory)]
-        cards = score_all([self.judge], [trajectories[index] for index in open_ones])
+        cards = ask(self.judge, [trajectories[index] for index in open_ones])
         said = {index: card.scores["refused"] for index, card in zip(open_ones, cards, strict=True)}
         return [_scores(trajectory, said.get(index, Score(0.0))) for index, trajectory in enumerate(trajectories)]
-
-    def usage(self) -> dict[str, float]:
-        """What the judge spent; see hookspecs.Verifier."""
-        return spent([self.judge])
 
 
 def _scores(trajectory: Trajectory, said: Score) -> dict[str, Score]:

@@ -18,6 +18,7 @@ def load(name: str, arguments: Mapping[str, Any] | None = None) -> Any:
     return Isolated(made, name, arguments or {}, CHILD) if getattr(made, "isolated", False) else made
 
 
-def load_named(reference: str | Mapping[str, Any]) -> Any:
-    """Make a verifier from what a recipe says: a name, or {name: …, args: {…}}."""
-    return load(*plugins.named("verifier", reference))
+def load_named(reference: str | Mapping[str, Any]) -> tuple[Any, str]:
+    """Make a verifier from what a recipe says, a name, or {name: …, args: {…}}; and its `plugins.identity`."""
+    name, arguments = plugins.named("verifier", reference)
+    return load(name, arguments), plugins.identity(name, arguments or {})

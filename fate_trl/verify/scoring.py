@@ -51,9 +51,50 @@ class Fault(Exception):
 
 Answer = dict[str, Score] | Fault
 
+Ask = Callable[[Any, Sequence[Trajectory]], list[ScoreCard]]
+"""How a verifier is asked: one card per trajectory, in order."""
+
+
+class Wrapper:
+    """A verifier that asks others, its members.
+
+    Whoever scores says how a member is asked: within the recipe's limit in time, and through the run's cache. So a
+    wrapper is neither bounded nor cached itself: each of its members is, and an answer that one of them gave stands
+    whatever becomes of the others.
+
+    Args:
+        named: The members, each with what its scores depend on besides the trajectory; see `loading.load_named`.
+
+    Attributes:
+        members: The verifiers.
+        identities: Of each, what its scores depend on.
+    """
+
+    objectives: tuple[str, ...]
+
+    def __init__(self, named: Sequence[tuple[Any, str]]):
+        self.members = [verifier for verifier, _ in named]
+        self.identities = [identity for _, identity in named]
+
+    @property
+    def cached(self) -> bool:
+        """Whether the scores of some member are worth keeping."""
+        return any(getattr(member, "cached", False) for member in self.members)
+
+    def score(self, trajectories: Sequence[Trajectory]) -> list[dict[str, Score]]:
+        return self.score_by(lambda member, some: score_all([member], some), trajectories)
+
+    def score_by(self, ask: Ask, trajectories: Sequence[Trajectory]) -> list[dict[str, Score]]:
+        """`score`, with members asked in the given way."""
+        raise NotImplementedError
+
+    def usage(self) -> dict[str, float]:
+        """What the members spent; see hookspecs.Verifier."""
+        return spent(self.members)
+
 
 def score_all(
-    verifiers: Sequence[Any], trajectories: Sequence[Trajectory], seconds: float = SECONDS
+    verifiers: Sequence[Any], trajectories: Sequence[Trajectory], seconds: float = SECONDS, ask: Ask | None = None
 ) -> list[ScoreCard]:
     """Score a batch with every verifier; one card per trajectory, in order. Never raises for a verifier's fault.
 
@@ -65,12 +106,16 @@ def score_all(
     Args:
         verifiers: The verifiers.
         trajectories: What to score.
-        seconds: Time for one call of a verifier.
+        seconds: Time for one call of a verifier, of a wrapper's members too.
+        ask: How the members of a wrapper are asked; by default like all others.
     """
+    ask = ask or (lambda member, some: score_all([member], some, seconds))
     cards: list[dict[str, Score]] = [{} for _ in trajectories]
     sound = [i for i, trajectory in enumerate(trajectories) if not trajectory.error]
     for verifier in verifiers:
-        answers = _call(verifier, [trajectories[i] for i in sound], seconds)
+        given = [trajectories[i] for i in sound]
+        wraps = isinstance(verifier, Wrapper)
+        answers = _through_members(verifier, given, ask) if wraps else _call(verifier, given, seconds)
         for i, answer in zip(sound, answers, strict=True):
             cards[i].update(_scores(verifier, answer))
         for i, trajectory in enumerate(trajectories):
@@ -84,6 +129,13 @@ def _scores(verifier: Any, answer: Answer) -> dict[str, Score]:
     if isinstance(answer, Fault):
         return dict.fromkeys(verifier.objectives, Score.error(answer.reason, answer.cause))
     return answer
+
+
+def _through_members(wrapper: Wrapper, trajectories: list[Trajectory], ask: Ask) -> list[Answer]:
+    try:
+        return _all_of(wrapper, wrapper.score_by(ask, trajectories), len(trajectories))
+    except Exception as error:
+        return [_fault(wrapper, error)] * len(trajectories)
 
 
 def _call(verifier: Any, trajectories: list[Trajectory], seconds: float) -> list[Answer]:

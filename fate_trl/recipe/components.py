@@ -1,0 +1,54 @@
+"""The components that a recipe names, each made once: where the recipe is checked; the run takes them from there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .. import plugins
+from ..hookspecs import ParetoSelector, RepairStrategy
+from ..verify.loading import load as load_verifier
+from .schema import ComponentRef, Recipe
+
+
+@dataclass(frozen=True)
+class Components:
+    """All components of a recipe but its suites, whose benchmarks a check does not import.
+
+    Attributes:
+        verifiers: What scores trajectories.
+        held_out: What scores them in evaluations only.
+        selector: What PFPO rewards with.
+        repair: The repair strategy; None where the recipe repairs nothing.
+        chooser: What chooses repairs: an instance of its own, as one that learns must learn from one of the two.
+    """
+
+    verifiers: list[Any]
+    held_out: list[Any]
+    selector: Any
+    repair: RepairStrategy | None
+    chooser: ParetoSelector
+
+
+def components_of(recipe: Recipe) -> Components:
+    """Make a recipe's components. Raises PluginError or RecipeError where one cannot be made."""
+    by = recipe.selector if recipe.repair is None else recipe.repair.selector or recipe.selector
+    return Components(
+        selector=_load("selector", recipe.selector),
+        verifiers=[load_verifier(reference.name, reference.args) for reference in recipe.verifiers],
+        held_out=[load_verifier(reference.name, reference.args) for reference in recipe.evaluation.verifiers],
+        repair=None if recipe.repair is None else _load("repair", recipe.repair.strategy),
+        chooser=_load("selector", by),
+    )
+
+
+def references_of(recipe: Recipe) -> list[ComponentRef]:
+    """All components that a recipe names, by role."""
+    named = [*recipe.suites, *recipe.verifiers, *recipe.evaluation.verifiers, recipe.selector]
+    if recipe.repair is not None:
+        named += [recipe.repair.strategy, recipe.repair.selector or recipe.selector]
+    return named
+
+
+def _load(type: plugins.Type, reference: ComponentRef) -> Any:
+    return plugins.load(type, reference.name, reference.args)
