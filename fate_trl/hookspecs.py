@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import pluggy
 
-from .types import BufferRow, Failure, Message, Outcome, RolloutRequest, Score, Script, Task, ToolCall, Trajectory
+from .messages import Message
+from .types import BufferRow, Failure, Outcome, RolloutRequest, Score, Script, Task, ToolCall, Trajectory
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,9 +9,10 @@ import pytest
 from benchmarks.refusals import HALVES, by_words, count, labelled, measured, trajectory_of
 from fate_trl import plugins
 from fate_trl.errors import RecipeError
+from fate_trl.messages import text_of
 from fate_trl.suites.workbench.suite import WorkbenchSuite
 from fate_trl.suites.workbench.traces import traces
-from fate_trl.types import KINDS, Outcome, Task, Trajectory, text_of
+from fate_trl.types import KINDS, Outcome, Task, Trajectory
 from fate_trl.verify.refusals import declines, refused
 from fate_trl.verify.scoring import OverRefusal, Utility, score_all
 

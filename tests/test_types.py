@@ -7,6 +7,7 @@ import math
 import pytest
 
 from fate_trl.errors import FateError
+from fate_trl.messages import text_of
 from fate_trl.record import Record, dumps, stable_hash
 from fate_trl.types import (
     BufferRow,
@@ -20,7 +21,6 @@ from fate_trl.types import (
     Task,
     ToolCall,
     Trajectory,
-    text_of,
 )
 
 HOSTILE = "nul \x00, escape \x1b[2J, bidi \u202e\u2066, lone \ud800, line \u2028, </script><b>, \U0001f600, \"'\\\n"

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..hookspecs import Component, hookimpl
+from ..messages import Message, text_of
 from ..record import dumps
-from ..types import Failure, Message, RolloutRequest, Trajectory, text_of
+from ..types import Failure, RolloutRequest, Trajectory
 
 if TYPE_CHECKING:
     import numpy as np

@@ -22,8 +22,9 @@ from typing import Any
 from ..errors import InterchangeError
 from ..ledger.layout import file_of, is_run
 from ..ledger.reading import RunReader
+from ..messages import text_of
 from ..suites.exposure import entered
-from ..types import Case, ScoreCard, Task, Trajectory, text_of
+from ..types import Case, ScoreCard, Task, Trajectory
 from . import agentdojo_logs, inspect_logs, rows
 from .records import Foreign, load, numbered, scored, sound
 from .replaying import executed, replayed

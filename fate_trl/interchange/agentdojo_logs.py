@@ -20,8 +20,9 @@ from typing import Any, Literal
 from pydantic import AliasChoices, BaseModel, Field
 
 from ..errors import InterchangeError
+from ..messages import Message
 from ..suites.exposure import entered
-from ..types import Case, Message, Outcome, Task, Trajectory
+from ..types import Case, Outcome, Task, Trajectory
 from ..verify.refusals import declines
 from .dialogue import Call, Turn, paired
 from .records import Foreign, checked, scored, stop_of

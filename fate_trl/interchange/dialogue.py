@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import InterchangeError
+from ..messages import Message
 from ..record import dumps
-from ..types import Message, ToolCall
+from ..types import ToolCall
 from .records import sound
 
 _TEXTS = ("text", "input_text", "output_text")

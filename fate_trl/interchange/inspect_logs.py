@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InterchangeError
-from ..types import Case, Kind, Message, Outcome, Task, Trajectory
+from ..messages import Message
+from ..types import Case, Kind, Outcome, Task, Trajectory
 from . import agentdojo_logs
 from .dialogue import Call, Turn, paired
 from .records import RECORD_BYTES, scored, sound, split_prompt, stop_of

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ..errors import InterchangeError
+from ..messages import Message
 from ..record import DEPTH
-from ..types import Case, Message, Outcome, Score, ScoreCard, StopReason, Trajectory
+from ..types import Case, Outcome, Score, ScoreCard, StopReason, Trajectory
 from ..verify.scoring import OverRefusal, Security, TrajectoryControl, Utility, score_all
 
 RECORD_BYTES = 16 * 2**20

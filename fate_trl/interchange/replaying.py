@@ -13,9 +13,10 @@ from typing import Any
 
 from ..errors import ToolError
 from ..hookspecs import Suite
+from ..messages import Message
 from ..process.bounded import Limits
 from ..suites.episodes import Recorder
-from ..types import Case, Message, RolloutRequest, ToolCall, Trajectory
+from ..types import Case, RolloutRequest, ToolCall, Trajectory
 from .records import scored
 
 

@@ -27,8 +27,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import FateError, InterchangeError
+from ..messages import Message
 from ..record import dumps
-from ..types import Case, Kind, Message, Outcome, ScoreCard, Task, ToolCall, Trajectory
+from ..types import Case, Kind, Outcome, ScoreCard, Task, ToolCall, Trajectory
 from .dialogue import paired, turns_of
 from .records import RECORD_BYTES, checked, load, scored, split_prompt, stop_of
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from ..hookspecs import Suite
-from ..types import KINDS, Task, text_of
+from ..messages import text_of
+from ..types import KINDS, Task
 
 
 def sample_tasks(tasks: Sequence[Task], count: int | None, rng: np.random.Generator) -> list[Task]:

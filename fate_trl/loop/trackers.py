@@ -19,10 +19,11 @@ from typing import Any
 from ..ledger.layout import file_of
 from ..ledger.reading import RunReader
 from ..ledger.writing import RunDirectory
+from ..messages import text_of, visible
 from ..metrics import summarize
 from ..recipe.schema import Recipe
 from ..record import stable_hash
-from ..types import Case, Trajectory, text_of, visible
+from ..types import Case, Trajectory
 from .reporter import Reporter
 
 SAMPLES = 8

@@ -13,9 +13,10 @@ from typing import Any, Self
 
 from .. import metrics
 from ..errors import FateError, RecipeError
+from ..messages import text_of
 from ..metrics import is_error, summarize
 from ..record import stable_hash
-from ..types import Case, Task, text_of
+from ..types import Case, Task
 from .reading import Run
 from .words import HEADLINE
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from ..ledger.layout import file_of
 from ..ledger.reading import RunReader
-from ..types import OBJECTIVES, PASS_AT, text_of
+from ..messages import text_of
+from ..types import OBJECTIVES, PASS_AT
 from .reading import Run
 
 CACHE = ".viewer.json"

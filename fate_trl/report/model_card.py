@@ -15,8 +15,8 @@ import yaml
 
 from ..errors import LedgerError
 from ..ledger.reading import RunReader
+from ..messages import visible
 from ..metrics import DIRECTIONS
-from ..types import visible
 
 SAFETY = ("asr", "exposed", "hcr", "harm_share", "vrr", "safe_score", "safe_inert")
 UTILITY = ("resolved", "benign_utility", "tsr", "brr", "brr_look_alike", "valid_calls", "inert")

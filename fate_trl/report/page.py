@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..types import visible
+from ..messages import visible
 from . import charts, words
 from .reading import Run
 from .summary import summarise

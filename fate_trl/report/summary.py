@@ -15,9 +15,10 @@ import numpy as np
 
 from ..choose import pareto
 from ..errors import ErrorBudgetExceeded
+from ..messages import text_of
 from ..metrics import compare, wilson
 from ..metrics.concerns import diagnose, objectives_of_log
-from ..types import KINDS, PASS_AT, ToolCall, text_of
+from ..types import KINDS, PASS_AT, ToolCall
 from .reading import EvaluatedPolicy, Run
 
 Json = dict[str, Any]

@@ -26,11 +26,12 @@ from ..ledger.writing import RunDirectory
 from ..loop.assemble import assemble
 from ..loop.reporter import Reporter
 from ..loop.rounds import Evolution
+from ..messages import Message
 from ..recipe.components import Components
 from ..recipe.schema import Recipe
 from ..record import stable_hash
 from ..suites.episodes import Recorder, toolset
-from ..types import Message, RolloutRequest, StopReason, Task, Trajectory
+from ..types import RolloutRequest, StopReason, Task, Trajectory
 from .completions import Server
 from .replies import ContextOverflow, EndpointError, Reply
 from .wire import wire_messages

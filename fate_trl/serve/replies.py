@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import FateError
-from ..types import Cause, Message
+from ..messages import Message
+from ..types import Cause
 
 TRY_AGAIN = {408, 409, 425, 429}  # and every 5xx
 

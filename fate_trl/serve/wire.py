@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..types import Message, text_of
+from ..messages import Message, text_of
 from .replies import REASONING
 
 NO_RESULT = "[no result]"

@@ -17,9 +17,10 @@ import pydantic
 
 from ..errors import FateError, SuiteError, ToolError
 from ..hookspecs import Episode, Suite
+from ..messages import Message, shallow, text_of
 from ..process.bounded import Limits, Thread, TimedOut
 from ..record import DEPTH, copied, dumps, nested, stable_hash
-from ..types import Cause, Message, Outcome, RolloutRequest, StopReason, Task, ToolCall, Trajectory, shallow, text_of
+from ..types import Cause, Outcome, RolloutRequest, StopReason, Task, ToolCall, Trajectory
 
 OPENINGS = 3
 """How often an episode that fails to open is tried (ours): what lends environments has bad moments."""

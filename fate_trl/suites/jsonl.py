@@ -32,9 +32,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from ..errors import SuiteError, ToolError
 from ..hookspecs import Component, hookimpl
+from ..messages import Message, answer_of
 from ..process.awaiting import awaited
 from ..record import stable_hash
-from ..types import Kind, Message, Outcome, Script, Task, ToolCall, answer_of
+from ..types import Kind, Outcome, Script, Task, ToolCall
 from .conditions import Condition, conditions_of
 from .environment import load_environment, tools_of
 from .values import blocks_text, is_blocks, rendered

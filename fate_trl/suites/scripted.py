@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from ..errors import ToolError
 from ..hookspecs import Suite
+from ..messages import Message
 from ..record import stable_hash
-from ..types import BufferRow, Message, RolloutRequest, Script, Task, Trajectory
+from ..types import BufferRow, RolloutRequest, Script, Task, Trajectory
 from .episodes import Limits, Recorder
 
 Role = Literal["oracle", "do-nothing", "refuse-all", "obey"]

@@ -7,8 +7,9 @@ from typing import Any
 
 from datasets import Dataset
 
+from ..messages import Message
 from ..suites.episodes import EpisodeEnvironment, toolset
-from ..types import KINDS, Message, RolloutRequest, Task
+from ..types import KINDS, RolloutRequest, Task
 
 
 def request_row(request: RolloutRequest) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import RecipeError
+from ..messages import Message
 from ..recipe.schema import Model, ToolParser
 from ..recipe.trl_keys import template_text
-from ..types import Message
 
 PARSERS: tuple[str, ...] = typing.get_args(ToolParser)
 

@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..messages import Message, shallow
 from ..suites.episodes import EpisodeEnvironment
-from ..types import Message, StopReason, Trajectory, shallow
+from ..types import StopReason, Trajectory
 from .rows import copied_out, messages_of, request_of
 
 

@@ -18,7 +18,8 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from ..types import PASS_AT, Trajectory, answer_of
+from ..messages import answer_of
+from ..types import PASS_AT, Trajectory
 
 # ------------------------------------------------------------------------------------------------ the trajectory
 

@@ -39,7 +39,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ..errors import RecipeError
 from ..hookspecs import Component, hookimpl
-from ..types import Score, ToolCall, Trajectory, text_of
+from ..messages import text_of
+from ..types import Score, ToolCall, Trajectory
 from .scoring import step_of
 
 fate_trl_api = 1

@@ -17,9 +17,10 @@ from pydantic import Field
 
 from ..errors import FateError, OutOfRange
 from ..hookspecs import Component, Verifier, hookimpl
+from ..messages import text_of
 from ..process.bounded import GRACE, Died, Isolated, Thread, TimedOut
 from ..record import copied
-from ..types import PASS_AT, Cause, Score, ScoreCard, ToolCall, Trajectory, text_of
+from ..types import PASS_AT, Cause, Score, ScoreCard, ToolCall, Trajectory
 from .refusals import refused
 
 fate_trl_api = 1

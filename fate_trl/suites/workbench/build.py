@@ -21,7 +21,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...types import Message, Trajectory
+from ...messages import Message
+from ...types import Trajectory
 from . import POLICIES
 from .traces import WORKBENCH, World, rare, traces
 from .tradeoff_traces import Tradeoffs

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...errors import ToolError
-from ...types import Message, Outcome, Task, ToolCall, answer_of
+from ...messages import Message, answer_of
+from ...types import Outcome, Task, ToolCall
 from ..episodes import make_tool
 from .world import ATTACKS, NAMES, TEST_ONLY
 

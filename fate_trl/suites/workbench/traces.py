@@ -17,8 +17,9 @@ import numpy as np
 from ...choose.repairs import Reflect
 from ...errors import ToolError
 from ...hookspecs import Suite
+from ...messages import Message
 from ...record import stable_hash
-from ...types import Failure, Message, RolloutRequest, Script, Task, ToolCall, Trajectory
+from ...types import Failure, RolloutRequest, Script, Task, ToolCall, Trajectory
 from ...verify.scoring import OverRefusal, Security, TrajectoryControl, Utility, score_all
 from ..episodes import Recorder
 from .suite import ATTACKABLE, HARMFUL, LOOK_ALIKES, PLAIN, WorkbenchSuite, deal, make_attack, make_task

@@ -21,8 +21,9 @@ from typing import Any, Literal, get_args
 
 from ...errors import ToolError
 from ...hookspecs import Component, hookimpl
+from ...messages import Message
 from ...record import stable_hash
-from ...types import Kind, Message, Outcome, Script, Task, ToolCall
+from ...types import Kind, Outcome, Script, Task, ToolCall
 from ..episodes import make_tool
 from .episode import TOOLS, WorkbenchEpisode
 from .world import (

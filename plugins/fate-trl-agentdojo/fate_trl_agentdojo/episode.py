@@ -15,8 +15,9 @@ from agentdojo.functions_runtime import FunctionCall, FunctionsRuntime, TaskEnvi
 
 from fate_trl.errors import ToolError
 from fate_trl.interchange.agentdojo_logs import fault_of
+from fate_trl.messages import Message, answer_of
 from fate_trl.suites.exposure import entered
-from fate_trl.types import Message, Outcome, ToolCall, answer_of
+from fate_trl.types import Outcome, ToolCall
 
 from .grading import all_made, attack_succeeded
 from .oracles import attacker_calls

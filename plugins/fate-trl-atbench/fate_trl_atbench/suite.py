@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from fate_trl.errors import SuiteError, ToolError
+from fate_trl.messages import Message, answer_of
 from fate_trl.record import stable_hash
-from fate_trl.types import Message, Outcome, Script, Task, ToolCall, answer_of
+from fate_trl.types import Outcome, Script, Task, ToolCall
 
 from .data import REPOSITORY, REVISION, TAXONOMY, Release, Row, load
 from .prompt import Verdict, messages, parse

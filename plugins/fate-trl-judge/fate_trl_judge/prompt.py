@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fate_trl.messages import Message, answer_of, quoted, text_of
 from fate_trl.record import dumps
-from fate_trl.types import Message, ToolCall, Trajectory, answer_of, quoted, text_of
+from fate_trl.types import ToolCall, Trajectory
 
 from .verdict import YES_NO, Scale
 
