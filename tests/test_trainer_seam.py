@@ -21,6 +21,7 @@ from fate_trl.train.trainer import PFPOTrainer
         ("_calculate_rewards", ["self", "inputs", "prompts", "completions", "completion_ids_list"]),
         ("_generate_and_score_completions", ["self", "inputs"]),
         ("_get_train_sampler", ["self", "dataset"]),
+        ("_prepare_inputs", ["self", "generation_batch"]),
     ],
 )
 def test_signatures_of_the_methods_that_are_overridden(method, parameters):
@@ -38,6 +39,7 @@ def test_constructor_starts_as_trls_and_passes_the_rest_on():
 
 def test_configuration_only_adds():
     added = {"selector", "selector_args", "redraw_rounds", "verifier_seconds", "max_error_rate"}
+    added |= {"share_prefixes", "prefix_cache_gb", "pack_tokens"}
     assert set(PFPOConfig.__dataclass_fields__) - set(GRPOConfig.__dataclass_fields__) == added
     changed = {
         name

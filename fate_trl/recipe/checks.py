@@ -127,7 +127,7 @@ _GENERATION = re.compile(
     r"|top_k|min_p|repetition_penalty|cache_implementation"
 )
 _NO_TEXT = {"int", "float", "bool", "None", "Optional"}
-_PFPO_KEYS = {"redraw_rounds"}
+_PFPO_KEYS = {"redraw_rounds", "pack_tokens"}
 _MAY_BE_NULL = ("steps_per_generation", "generation_batch_size")
 
 

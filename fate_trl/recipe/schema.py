@@ -179,6 +179,9 @@ class Rollout(Training):
     verifier_seconds: float = Field(SECONDS, gt=0)
     """Seconds for one call of a verifier: on a chunk first, then on single records that got no answer so. It stands
     here since it holds wherever trajectories are scored, in training too."""
+    prefix_cache_gb: float = Field(4.0, gt=0)
+    """GB for keys and values of rollouts that share prefixes: as many trajectories are on their way at a time as
+    fit."""
     recorded: str | None = None
     """Trajectories that were recorded elsewhere (a file, or a folder, that `fate-trl import` reads): round 1 repairs
     these, and collects none itself."""
@@ -200,7 +203,8 @@ class WarmStart(Training):
 
 
 class Pfpo(Training):
-    """Pareto-front policy optimisation. Other keys: PFPOConfig's, which are GRPOConfig's and `redraw_rounds`."""
+    """Pareto-front policy optimisation. Other keys: PFPOConfig's, which are GRPOConfig's, `redraw_rounds` and
+    `pack_tokens`."""
 
     prompts: Literal["plain", "repair", "mixed"] = "plain"
     """Sample on plain tasks of all kinds, on repair prompts, or on a mixture."""
@@ -248,6 +252,10 @@ class Recipe(_Section):
     """Stage 1 of a round; null leaves it out."""
     pfpo: Pfpo | None = Pfpo()
     """Stage 2 of a round; null leaves it out."""
+    share_prefixes: bool = False
+    """What trajectories have in common at their beginnings is computed once, in rollouts and in training: prompts of a
+    group, heads of system and tools, turns that went before. Equal to rounding; what a model cannot is done TRL's
+    way."""
     rounds: int = Field(2, ge=0)
     """Rounds to run; 0 only evaluates."""
     token_budget: int | None = Field(None, ge=1)

@@ -58,6 +58,7 @@ def merge(
     """Copy the groups `gifts` of `fresh` over the groups `slots`, in place, as far as their rows are in `out`.
 
     Groups have `group` rows. Rows of `fresh`, and slots, count over all processes; those of `out` are from `first` on.
+    A row keeps its number.
     """
     within = np.arange(group)
     to = (slots[:, None] * group + within).reshape(-1) - first
@@ -65,7 +66,7 @@ def merge(
     mine = (to >= 0) & (to < len(out["prompt_ids"]))
     to_R, source_R = torch.as_tensor(to[mine]), torch.as_tensor(source[mine])
     for key, kept in out.items():
-        if kept.ndim == 0 or not len(to_R):
+        if kept.ndim == 0 or not len(to_R) or key == "row":
             continue
         new = fresh[key]
         if kept.ndim > 1:
@@ -75,3 +76,15 @@ def merge(
         kept = kept.clone()
         kept[to_R.to(kept.device)] = new[source_R.to(new.device)]
         out[key] = kept
+
+
+def whole_groups(micro_batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Micro-batches of the same sizes with their rows in the order of `row`, so that groups stay together."""
+    order = torch.cat([batch["row"] for batch in micro_batches]).argsort()
+    whole = {
+        key: torch.cat([batch[key] for batch in micro_batches])[order.to(value.device)] if value.ndim else value
+        for key, value in micro_batches[0].items()
+    }
+    sizes = [len(batch["row"]) for batch in micro_batches]
+    split = {key: value.split(sizes) if value.ndim else [value] * len(sizes) for key, value in whole.items()}
+    return [{key: parts[i] for key, parts in split.items()} for i in range(len(sizes))]

@@ -27,6 +27,12 @@ class PFPOConfig(GRPOConfig):
         verifier_seconds: Time for one call of a verifier; see `verifiers.score_all`.
         max_error_rate: Share in [0, 1] of rows with an infrastructure error, from the start of the training on, past
             which it stops; the first three never stop it. 1 (ours) never does; a recipe sets its own.
+        share_prefixes: Whether what rows have in common at their beginnings is computed once, in rollouts and in
+            updates; False (ours) is TRL's way, to the bit, and True equals it to rounding. Where a model cannot, the
+            reason is logged once.
+        prefix_cache_gb: Bound in GB, above 0, for keys and values in rollouts that share prefixes; 4 (ours).
+        pack_tokens: Tokens, 1 or more, of one call of the model in updates that share prefixes; 4096 (ours). A batch
+            of more goes through in several, and its activations are computed twice, so that memory is that of one.
         scale_rewards: As in GRPOConfig. None stands for "none" where the selector breaks ties: there the group's
             standard deviation would turn a tie-break's epsilon into a full advantage. It stands for "group",
             GRPOConfig's default, with a selector that hands its weights to TRL, and with one whose rewards are as large
@@ -49,6 +55,11 @@ class PFPOConfig(GRPOConfig):
     max_error_rate: float = field(
         default=1.0, metadata={"help": "Share of rows with an infrastructure error past which the training stops."}
     )
+    share_prefixes: bool = field(
+        default=False, metadata={"help": "Whether to compute once what rows have in common at their beginnings."}
+    )
+    prefix_cache_gb: float = field(default=4.0, metadata={"help": "Bound in GB for the keys and values of rollouts."})
+    pack_tokens: int = field(default=4096, metadata={"help": "Tokens of one call of the model in packed updates."})
     scale_rewards: str | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "As in GRPOConfig; by default 'none', or 'group' for weighted-sum and gdpo."}
     )
@@ -60,4 +71,9 @@ class PFPOConfig(GRPOConfig):
             )
         if self.redraw_rounds < 0:
             raise RecipeError(f"redraw_rounds is {self.redraw_rounds}; it must be 0 or more.")
+        if self.prefix_cache_gb <= 0 or self.pack_tokens < 1:
+            raise RecipeError(
+                f"prefix_cache_gb is {self.prefix_cache_gb} and pack_tokens is {self.pack_tokens}; "
+                "the first must be above 0, the second 1 or more."
+            )
         super().__post_init__()

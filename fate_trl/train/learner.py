@@ -45,6 +45,7 @@ from .checkpoints import Checkpoints, last_checkpoint
 from .config import PFPOConfig
 from .examples import tokens_of
 from .models import ADAPTER, load_model
+from .prefix_sharing import share_training
 from .rows import request_dataset
 from .trainer import PFPOTrainer, one_engine
 
@@ -251,6 +252,8 @@ class TrlLearner:
                 "max_tool_calling_iterations": rollout.max_tool_calling_iterations,
                 "verifier_seconds": rollout.verifier_seconds,
                 "max_error_rate": self.recipe.evaluation.max_error_rate,
+                "share_prefixes": self.recipe.share_prefixes,
+                "prefix_cache_gb": rollout.prefix_cache_gb,
                 **rollout.trl,
                 **settings,
             }
@@ -313,6 +316,8 @@ class TrlLearner:
             processing_class=self.tokenizer,
             callbacks=[_Steps(self.reporter)],
         )
+        if self.recipe.share_prefixes:
+            share_training(trainer)
         summary = self._run(trainer, scratch, lambda: True, "save_steps" not in settings.trl)
         tokens = sum(len(example["input_ids"]) for example in examples)
         return {"rows": len(rows), "trained_tokens": round(tokens * trainer.state.epoch), **summary}

@@ -1,4 +1,4 @@
-"""PFPOTrainer: GRPO on a Pareto reward. The only file that touches TRL's private methods.
+"""PFPOTrainer: GRPO on a Pareto reward. This file and prefix_trainer.py alone touch TRL's private methods.
 
 `PFPOTrainer` stands where `GRPOTrainer` stood; each reward function becomes an objective, and a verifier brings one
 objective per name that it scores. It overrides five methods of TRL's, copies none, and leaves their results alone:
@@ -52,6 +52,7 @@ from .config import PFPOConfig
 from .counts import Counts
 from .facts import Fact, facts_of
 from .logs import COLUMN
+from .prefix_trainer import PrefixTrainer
 from .rows import kind_of, request_row
 from .sources import Objective, distinct_names, sources_of
 from .tools import Schemas
@@ -147,7 +148,7 @@ class _Begins(TrainerCallback):
 # ------------------------------------------------------------------------------------------------ the trainer
 
 
-class PFPOTrainer(GRPOTrainer):
+class PFPOTrainer(PrefixTrainer):
     """GRPOTrainer whose reward is made from several objectives by a Pareto selector.
 
     Takes what GRPOTrainer takes, in the same order, and besides:
