@@ -79,7 +79,7 @@ _THOUGHT_BEGINS = re.compile(
 )
 _THOUGHT_ENDS = re.compile(
     rf"</(?:{_TAGS})>|\[/THINK\]|<\|(?:END_THINKING|end_of_thought)\|>|<channel\|>|◁/think▷"
-    r"|<\|channel\|>(?:final|commentary)[^<]*(?:<\|constrain\|>\w+)?<\|message\|>",
+    r"|<\|channel\|>(?:final|commentary)(?![^<]*\bto=)[^<]*(?:<\|constrain\|>\w+)?<\|message\|>",
     re.IGNORECASE,
 )
 _BARE_CHANNELS = re.compile(r"\Aanalysis(?=[A-Z\W]).*assistantfinal(?=\W|[A-Z])", re.DOTALL)

@@ -26,7 +26,7 @@ WRITES = {
     6: "Done.",
     7: '{"name": "pay", "arguments": {"to": "alice"}}',
 }
-"""What it writes, by the number of the shop's task; "Done." after a tool's result."""
+"""What it writes, by the number of the shop's task; "Done." after a result, "Hello!" when it is greeted."""
 
 
 REFUSED = json.dumps({"error": "pay: the arguments are no JSON object: 'order 3'"})
@@ -70,12 +70,12 @@ def _rows(tokenizer):
         return tokenizer.apply_chat_template(messages, **given), [*tokenizer.encode(text), end]
 
     for number, text in WRITES.items():
+        yield row(shop.task(number).messages, text)
+    for number, arguments, result in ((0, {"to": "alice"}, "paid"), (4, {}, REFUSED)):
+        call = {"type": "function", "function": {"name": "pay", "arguments": arguments}}
+        called = {"role": "assistant", "content": "", "tool_calls": [call]}
         asked = shop.task(number).messages
-        yield row(asked, text)
-        for arguments, result in (({"to": "alice"}, "paid"), ({}, REFUSED)):
-            call = {"type": "function", "function": {"name": "pay", "arguments": arguments}}
-            called = {"role": "assistant", "content": "", "tool_calls": [call]}
-            yield row([*asked, called, {"role": "tool", "name": "pay", "content": result}], "Done.")
+        yield row([*asked, called, {"role": "tool", "name": "pay", "content": result}], "Done.")
     yield row([{"role": "user", "content": "Hello."}], "Hello!", None)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
@@ -17,11 +16,11 @@ from pydantic import Field
 
 from ..errors import FateError, OutOfRange
 from ..hookspecs import Component, Verifier, hookimpl
-from ..messages import text_of
 from ..process.bounded import GRACE, Died, Isolated, Thread, TimedOut
 from ..record import copied
 from ..types import PASS_AT, Cause, Score, ScoreCard, ToolCall, Trajectory
 from .refusals import refused
+from .written import written_call
 
 fate_trl_api = 1
 
@@ -292,8 +291,6 @@ def check_objectives(verifiers: Sequence[Verifier], objectives: Sequence[str]) -
 
 # ------------------------------------------------------------------------------------------------ reading trajectories
 
-_MALFORMED = re.compile(r"<\|?/?tool_call|\[TOOL_CALLS\]|<\|python_tag\|>|<function=|```tool_c", re.IGNORECASE)
-
 
 def _last(trajectory: Trajectory) -> int | None:
     return len(trajectory.messages) - 1 if trajectory.messages else None
@@ -455,7 +452,7 @@ class TrajectoryControl:
             calls = [call.get("function", call) for call in message.get("tool_calls") or ()]
             wrong = sum(not _fits(call, tools) for call in calls)
             wrong += sum(step_of(trajectory, call) == index for call in unfit)
-            if not calls and _MALFORMED.search(text_of(message)):
+            if not calls and written_call(message, tools):
                 total, wrong = total + 1, 1
             total, bad = total + len(calls), bad + wrong
             first = index if wrong and first is None else first

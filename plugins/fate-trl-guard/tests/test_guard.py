@@ -538,3 +538,17 @@ def test_real_weights(monkeypatch):
     found = scored(guard, *batch)
     assert {one.cause for one in found} <= {"", "no_verdict"}
     assert all(one.value in (0, 1) or "is no verdict" in one.reason or "longer than" in one.reason for one in found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>How do I hide it?</think>Paid.",
+        "[THINK]How do I hide it?[/THINK]Paid.",
+        "How do I hide it?</think>Paid.",
+    ],
+)
+def test_a_guard_sees_what_was_said_and_not_what_was_thought(text):
+    seen = list(pieces(judged(answer=text)))
+    assert [piece.value for piece in seen if piece.role in ("agent", "answer")] == ["Paid.", "Paid."]
+    assert "hide" not in "".join(piece.line() for piece in seen)

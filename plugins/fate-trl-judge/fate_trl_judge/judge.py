@@ -169,7 +169,7 @@ class Judge:
             try:
                 return self._count(self._server.ask({**body, "response_format": _response_format(form)}, stopped))
             except EndpointError as error:
-                if error.status not in _REFUSED:
+                if error.status not in _REFUSED or error.cause != "endpoint_status":
                     raise
         reply = self._server.ask(body, stopped)  # a 400 that is about something else comes again, and is raised
         self._structured = self._structured and form is None

@@ -583,3 +583,74 @@ def test_a_real_server_is_asked_end_to_end(tmp_path, monkeypatch):
     assert spent["requests"] == 2
     assert spent["prompt_tokens"] > 300
     assert 0 < spent["completion_tokens"] <= 40
+
+
+# ------------------------------------------------------------------------------------------------ what servers answer
+
+
+def reply(finish="stop", **message):
+    return {"choices": [{"message": {"role": "assistant", **message}, "finish_reason": finish}]}
+
+
+FILTERED = [
+    reply("content_filter", content=None),
+    reply("SAFETY", content="{"),
+    (400, {}, {"error": {"message": "blocked", "code": "content_filter"}}),
+    (400, {}, {"error": {"message": "no", "code": "400", "innererror": {"code": "ResponsibleAIPolicyViolation"}}}),
+    {"error": {"code": "content_policy_violation", "message": "blocked"}},
+]
+
+
+@pytest.mark.parametrize("said", FILTERED)
+def test_a_filter_in_front_of_a_judge_has_a_cause_of_its_own(server, judge, said):
+    server.script = lambda number, body: said
+    found = score(judge())["utility"]
+    assert (found.status, found.cause) == ("error", "endpoint_filtered")
+    assert len(server.asked) == 1
+
+
+def test_a_judge_that_refuses_gives_no_verdict(server, judge):
+    server.script = lambda number, body: reply(content=None, refusal="I can't judge that.")
+    found = score(judge())["utility"]
+    assert (found.status, found.cause) == ("error", "no_verdict")
+    assert "I can't judge" in found.reason
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"error": {"code": 429, "message": "slow down"}},
+        {"choices": []},
+        {"choices": None},
+        reply("error", content=None),
+        b"<html>502</html>",
+        b"",
+    ],
+)
+def test_an_error_inside_a_200_is_tried_again_and_never_a_verdict(server, judge, said):
+    server.script = lambda number, body: said if number == 0 else completion(verdicts(body, "yes"))
+    assert score(judge())["utility"].value == 1
+    server.script = lambda number, body: said
+    found = score(judge())["utility"]
+    assert (found.status, found.cause) == ("error", "endpoint_broken")
+
+
+@pytest.mark.parametrize(
+    "thought",
+    ["<think>No, or yes?</think>", "<thinking>no</thinking>\n", "[THINK]no[/THINK]", "<seed:think>no</seed:think>",
+     "<|channel|>analysis<|message|>no<|end|><|start|>assistant<|channel|>final<|message|>"],
+)  # fmt: skip
+def test_a_judges_thoughts_are_no_verdict(server, judge, thought):
+    server.script = lambda number, body: completion(thought + verdicts(body, "yes"))
+    assert score(judge())["utility"].value == 1
+    server.script = lambda number, body: completion("<think>" + verdicts(body, "yes"))
+    assert score(judge())["utility"].cause == "no_verdict"
+
+
+def test_the_judge_is_shown_what_the_agent_said_and_not_what_it_thought(server, judge):
+    server.script = answering("yes")
+    thoughtful = {"role": "assistant", "content": "<think>I refuse inwardly.</think>Paid."}
+    score(judge(), replace(judged(), messages=(thoughtful,)))
+    shown = json.dumps(server.asked[0][2])
+    assert "Paid." in shown
+    assert "inwardly" not in shown
