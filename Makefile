@@ -20,8 +20,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt plugins/fate-trl-agentdojo/py
 # Without them their tests are skipped, and `make install` stays short.
 plugins: $(VENV)/.plugins
 
-$(VENV)/.plugins: $(VENV)/.installed plugins/fate-trl-agentharm/pyproject.toml
-	$(BIN)/python -m pip install -q -c constraints.txt -e plugins/fate-trl-agentharm
+$(VENV)/.plugins: $(VENV)/.installed plugins/fate-trl-agentharm/pyproject.toml \
+		plugins/fate-trl-agent-threat-bench/pyproject.toml
+	$(BIN)/python -m pip install -q -c constraints.txt -e plugins/fate-trl-agentharm -e plugins/fate-trl-agent-threat-bench
 	touch $@
 
 demo: install
@@ -36,6 +37,7 @@ contract: plugins
 	$(BIN)/python $(CONTRACT) agentdojo
 	$(BIN)/python $(CONTRACT) agentharm \
 		--fate-args "$$($(BIN)/python plugins/fate-trl-agentharm/tests/made_up.py $(VENV)/made-up-agentharm)"
+	$(BIN)/python $(CONTRACT) agent-threat-bench
 	$(BIN)/python $(CONTRACT) atbench \
 		--fate-args "$$($(BIN)/python plugins/fate-trl-atbench/tests/rows.py $(VENV)/rows-atbench.json)"
 	$(BIN)/python $(CONTRACT) guard \
