@@ -19,7 +19,8 @@ from inspect_ai.util._store import init_subtask_store
 from inspect_evals.agent_threat_bench.scorer import agent_threat_bench_scorer
 
 from fate_trl.errors import ToolError
-from fate_trl.types import Message, Outcome, ToolCall, text_of
+from fate_trl.messages import Message, text_of
+from fate_trl.types import Outcome, ToolCall
 
 STATE = ("memory_store", "inbox", "customer_db")
 """Keys of a sample's metadata that its tools start from."""
