@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +147,11 @@ def run(code):
 
 def test_every_room_has_its_place():
     assert {room(name) for name in MODULES} - {""} == set(ORDER), "give the new room a place here and in the design"
+
+
+def test_the_page_lists_the_same_rooms():
+    page = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert tuple(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == ORDER
 
 
 def test_imports_point_down_only():
