@@ -31,7 +31,7 @@ import torch
 from benchmarks import families
 from fate_trl import PFPOConfig, PFPOTrainer
 from fate_trl.plugins import load
-from fate_trl.preflight import findings
+from fate_trl.preflight import rendering, subject
 from fate_trl.recipe.loading import make_recipe
 from fate_trl.suites.episodes import environment_factories
 from fate_trl.suites.scripted import script_for
@@ -62,8 +62,8 @@ def judged(name: str) -> dict[str, Any]:
     recipe = make_recipe({"suites": ["workbench"], "model": model, "rollout": {"max_completion_length": 512}})
     suite = load("suite", "workbench", {"train": 12, "validation": 1, "test": 3})
     tasks = list(suite.tasks("train", 0))
-    found = findings.template_findings(
-        findings.Subject(recipe, {"workbench": suite}, {"train": tasks}, tokenizer, None)
+    found = rendering.template_findings(
+        subject.Subject(recipe, {"workbench": suite}, {"train": tasks}, tokenizer, None)
     )
     verdict = next((v for v in ("error", "warning") if any(f.verdict == v for f in found)), "ok")
     broken = [f for f in found if f.verdict == "error"]

@@ -16,7 +16,9 @@ from scripted_run import run
 from fate_trl import plugins
 from fate_trl.errors import FateError, PluginError, RecipeError
 from fate_trl.hookspecs import API_VERSION, Component
-from fate_trl.recipe.loading import load_recipe, make_recipe
+from fate_trl.ledger.writing import RunDirectory
+from fate_trl.loop.assemble import assemble
+from fate_trl.recipe.loading import load_recipe, load_with_components, make_recipe
 
 PLUGINS = Path(__file__).parent / "plugins"
 SMALL = {
@@ -401,3 +403,29 @@ def test_observers_are_called_with_the_arguments_that_they_take(tmp_path):
     observer(record={"round": 1})
     (module,) = [module for name, module in sys.modules.items() if name.startswith("fate_trl_file_watch")]
     assert module.SEEN == [1]
+
+
+COUNTED = """
+from fate_trl import Component, Score, hookimpl
+MADE = []
+class Judge:
+    objectives = ("calm",)
+    def __init__(self):
+        MADE.append(1)
+    def score(self, trajectories):
+        return [{"calm": Score(1.0)} for _ in trajectories]
+@hookimpl
+def fate_trl_verifiers():
+    return [Component("judge", Judge, "counts how often it is made")]
+"""
+
+
+def test_a_run_takes_the_components_that_its_recipe_was_checked_with(tmp_path):
+    (tmp_path / "judge.py").write_text(COUNTED)
+    (tmp_path / "recipe.yaml").write_text(f"suites: [workbench]\nverifiers: [utility, {tmp_path}/judge.py]\n")
+    recipe, components = load_with_components(tmp_path / "recipe.yaml")
+    evolution = assemble(recipe, RunDirectory(tmp_path / "run"), lambda *_: None, components=components)
+    made = sys.modules[type(components.verifiers[1]).__module__].MADE
+    assert len(made) == 1
+    assert evolution.verifiers[1] is components.verifiers[1]
+    assert (evolution.selector, evolution.repair) == (components.chooser, components.repair)

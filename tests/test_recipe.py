@@ -1,5 +1,6 @@
 """Recipes: every shipped one is found, counted and valid; overrides, defaults, and the way through YAML and back."""
 
+import dataclasses
 import importlib.util
 import re
 from pathlib import Path
@@ -12,7 +13,7 @@ from fate_trl import plugins
 from fate_trl.errors import RecipeError
 from fate_trl.recipe.loading import find_recipe, load_recipe, make_recipe, override, shipped
 from fate_trl.recipe.schema import ComponentRef, Recipe
-from fate_trl.recipe.trl_keys import trl_keys
+from fate_trl.recipe.trl_keys import trl_defaults, trl_keys
 from fate_trl.types import OBJECTIVES
 
 NEEDS = {
@@ -231,3 +232,16 @@ def test_every_key_of_the_design_is_there():
     sections = {"model", "suites", "verifiers", "repair", "selector", "rollout", "sft", "pfpo", "rounds", "evaluation"}
     ours = {"output_dir", "warm_start", "objectives", "seed", "report_to", "token_budget", "share_prefixes"}
     assert sections | ours == set(Recipe.model_fields)
+
+
+@pytest.mark.parametrize(("config", "name"), [("grpo_config", "GRPOConfig"), ("sft_config", "SFTConfig")])
+def test_trls_defaults_are_those_of_its_classes(config, name):
+    """Read from TRL's source text, and compared with the classes themselves."""
+    import trl
+
+    fields = {field.name: field for field in dataclasses.fields(getattr(trl, name))}
+    read = trl_defaults(config)
+    assert {key: fields[key].default for key in read} == read
+    needed = {"per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"}
+    assert needed <= set(read)
+    assert config == "sft_config" or {"num_generations", "steps_per_generation", "beta"} <= set(read)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,16 +11,17 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from .. import __version__, interchange, metrics, plugins
+from .. import __version__, interchange, metrics
 from ..errors import InterchangeError
 from ..hookspecs import Suite
 from ..interchange.records import numbered
-from ..ledger.layout import round_dir
+from ..ledger.layout import file_of
 from ..ledger.writing import RunDirectory
 from ..loop.counts import collect_summary
 from ..loop.repairing import failures_of
 from ..recipe.loading import load_recipe
-from ..types import Case, Task
+from ..suites.opening import open_suites, tasks_of
+from ..types import Case
 from .console import AsJson, Sets, err, out, print_json, visible
 from .run import fresh
 
@@ -63,7 +63,7 @@ def import_recorded(
         err.print(f"left out: {escape(visible(line))}", soft_wrap=True)
     if recipe:
         asked = load_recipe(recipe, sets)
-        suites = {ref.name: plugins.load("suite", ref.name, ref.args) for ref in asked.suites}
+        suites = open_suites(asked.suites)
         found = matched(cases, suites, asked.seed)
         for line in found.unknown:
             err.print(f"left out: {escape(visible(line))}", soft_wrap=True)
@@ -88,11 +88,7 @@ def import_recorded(
 
 def matched(cases: Sequence[Case], suites: Mapping[str, Suite], seed: int, train: str = "train") -> interchange.Matched:
     """The cases and the suites' tasks; those of the split `train` are kept."""
-    tasks: dict[str, list[Task]] = {split: [] for split in ("all", train)}
-    for name, suite in suites.items():
-        for split, members in tasks.items():
-            members += [replace(task, suite=name) for task in suite.tasks(split, seed)]
-    return interchange.match(cases, tasks["all"], tasks[train])
+    return interchange.match(cases, tasks_of(suites, "all", seed), tasks_of(suites, train, seed))
 
 
 def _write(directory: RunDirectory, cases: Sequence[Case], files: list[str]) -> None:
@@ -100,7 +96,7 @@ def _write(directory: RunDirectory, cases: Sequence[Case], files: list[str]) -> 
     for case in cases:
         by_round.setdefault(interchange.round_of(case), []).append(case)
     for round, members in by_round.items():
-        directory.append_chunk(f"{round_dir(round)}/rollouts.jsonl", "collect", 0, numbered(members))
+        directory.append_chunk(file_of(round, "rollouts"), "collect", 0, numbered(members))
     directory.write_json("manifest.json", {"schema": 1, "fate_trl": __version__, "imported": files})
     write_table(directory, cases)
 

@@ -18,6 +18,7 @@ from ..ledger.scores import Scorer
 from ..ledger.writing import RunDirectory
 from ..recipe.loading import load_recipe
 from ..recipe.schema import Recipe
+from ..suites.opening import open_suites
 from ..types import Case, Trajectory
 from ..verify.loading import load as load_verifier
 from .console import AsJson, Sets, err, out, print_json, visible
@@ -44,7 +45,7 @@ def replay_run(
     asked = load_recipe(recipe or own, sets)
     foreign: list[str] = []
     cases = interchange.read(run, left_out=foreign)
-    suites: dict[str, Suite] = {ref.name: plugins.load("suite", ref.name, ref.args) for ref in asked.suites}
+    suites = open_suites(asked.suites)
     found = matched(cases, suites, asked.seed, train="all")
     for line in (*foreign, *found.unknown):
         err.print(f"left out: {escape(visible(line))}", soft_wrap=True)

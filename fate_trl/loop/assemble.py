@@ -8,8 +8,9 @@ from typing import Any
 from .. import plugins
 from ..hookspecs import Suite
 from ..ledger.writing import RunDirectory
-from ..recipe.components import Components, components_of, references_of
+from ..recipe.components import Components, components_of, plugins_of
 from ..recipe.schema import Recipe, objectives_of
+from ..suites.opening import open_suites
 from .reporter import Reporter, Silent
 from .rounds import Evolution
 
@@ -31,7 +32,7 @@ def assemble(
         components: Those that the recipe was checked with; by default they are made here.
     """
     made = components or components_of(recipe)
-    suites = {reference.name: plugins.load("suite", reference.name, reference.args) for reference in recipe.suites}
+    suites = open_suites(recipe.suites)
     objectives = objectives_of(recipe, made.verifiers)
     for selector in (made.selector, made.chooser):
         plugins.check_needs(selector, objectives)
@@ -46,7 +47,5 @@ def assemble(
         run=run,
         objectives=objectives,
         reporter=reporter or Silent(),
-        observers=plugins.observers(
-            sorted({plugins.split_name(reference.name)[0] for reference in references_of(recipe)})
-        ),
+        observers=plugins.observers(plugins_of(recipe)),
     )

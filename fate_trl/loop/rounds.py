@@ -7,7 +7,6 @@ records are the same as those of a run that was not.
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,7 @@ from ..ledger.writing import RunDirectory
 from ..process.bounded import Limits
 from ..process.stop import Stop
 from ..recipe.schema import ComponentRef, Recipe, RepairSettings
+from ..suites.opening import tasks_of
 from ..suites.scripted import ROLES, ScriptedPolicy, perform, script_for
 from ..types import BufferRow, Case, Failure, Repair, RolloutRequest, ScoreCard, Stage, Task, Trajectory
 from ..verify.scoring import spent
@@ -194,11 +194,7 @@ class Evolution:
     def tasks(self, split: str) -> list[Task]:
         """All tasks of a split, of all suites, each under the name that the recipe gives its suite."""
         if split not in self._tasks:
-            self._tasks[split] = [
-                dataclasses.replace(task, suite=name)
-                for name, suite in self.suites.items()
-                for task in suite.tasks(split, self.recipe.seed)
-            ]
+            self._tasks[split] = tasks_of(self.suites, split, self.recipe.seed)
         return self._tasks[split]
 
     def _sample(self, split: str, count: int | None, round: int = 0) -> list[Task]:

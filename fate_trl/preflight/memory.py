@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..recipe.schema import Recipe, generation
+from ..recipe.trl_keys import trl_defaults
 
 CONTEXT = 2**30
 """Bytes of a CUDA context with the libraries' workspaces (ours; not measured)."""
@@ -81,18 +82,19 @@ def _rollouts(recipe: Recipe, model: _Counted, lengths: Lengths, device_memory: 
 def _supervised(stage: str, trl: Mapping[str, Any], model: _Counted, lengths: Lengths) -> Need:
     length = lengths.longest_prompt + lengths.completion
     length = min(length, trl.get("max_length") or length)
-    rows = trl.get("per_device_train_batch_size", 8)
+    rows = {**trl_defaults("sft_config"), **trl}["per_device_train_batch_size"]
     return Need(stage, {**model.held(), **model.training(trl, rows, length, min(lengths.completion, length))})
 
 
 def _pfpo(recipe: Recipe, model: _Counted, lengths: Lengths, device_memory: float | None) -> list[Need]:
     assert recipe.pfpo is not None
     trl, keys = recipe.pfpo.trl, generation(recipe)
+    settings = {**trl_defaults("grpo_config"), **trl}
     prompt = lengths.longest_prompt if recipe.pfpo.prompts != "plain" else lengths.prompt
-    rows = trl.get("per_device_train_batch_size", 8)
-    steps = trl.get("steps_per_generation") or trl.get("gradient_accumulation_steps", 1)
-    generated = trl.get("generation_batch_size") or rows * steps
-    held = {**model.held(), **model.reference(trl.get("beta", 0.0))}
+    rows = settings["per_device_train_batch_size"]
+    steps = settings["steps_per_generation"] or settings["gradient_accumulation_steps"]
+    generated = settings["generation_batch_size"] or rows * steps
+    held = {**model.held(), **model.reference(settings["beta"])}
     before = {**held, **model.optimiser(trl)}  # of the steps before this generation
     return [
         Need("pfpo: generate", model.generating(before, generated, prompt + lengths.completion, keys, device_memory)),

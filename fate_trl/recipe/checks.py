@@ -27,7 +27,7 @@ from .schema import (
     generation,
     objectives_of,
 )
-from .trl_keys import template_text, trl_keys
+from .trl_keys import template_text, trl_defaults, trl_keys
 
 
 def check(recipe: Recipe) -> Components:
@@ -128,6 +128,7 @@ _GENERATION = re.compile(
 )
 _NO_TEXT = {"int", "float", "bool", "None", "Optional"}
 _PFPO_KEYS = {"redraw_rounds", "pack_tokens"}
+_SIZES = ("num_generations", "per_device_train_batch_size", "gradient_accumulation_steps")
 _MAY_BE_NULL = ("steps_per_generation", "generation_batch_size")
 
 
@@ -170,8 +171,8 @@ def _check_training(recipe: Recipe) -> None:
 
 
 def _check_group(pfpo: Mapping[str, Any]) -> None:
-    defaults = {"num_generations": 8, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
-    sizes = {**defaults, **{name: pfpo[name] for name in (*defaults, *_MAY_BE_NULL) if pfpo.get(name) is not None}}
+    settings = {**trl_defaults("grpo_config"), **{name: value for name, value in pfpo.items() if value is not None}}
+    sizes = {name: settings[name] for name in (*_SIZES, *_MAY_BE_NULL) if settings.get(name) is not None}
     for name, value in sizes.items():
         if not isinstance(value, int) or value < 1:
             raise RecipeError(f"pfpo.{name} is {value!r}; it is a whole number, at least 1.")

@@ -42,12 +42,12 @@ def components_of(recipe: Recipe) -> Components:
     )
 
 
-def references_of(recipe: Recipe) -> list[ComponentRef]:
-    """All components that a recipe names, by role."""
+def plugins_of(recipe: Recipe) -> list[str]:
+    """Names of the plugins that a recipe takes components from, sorted."""
     named = [*recipe.suites, *recipe.verifiers, *recipe.evaluation.verifiers, recipe.selector]
     if recipe.repair is not None:
         named += [recipe.repair.strategy, recipe.repair.selector or recipe.selector]
-    return named
+    return sorted({plugins.split_name(reference.name)[0] for reference in named})
 
 
 def _load(type: plugins.Type, reference: ComponentRef) -> Any:

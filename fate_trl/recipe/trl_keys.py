@@ -1,4 +1,4 @@
-"""TRL's configuration keys, read from its installed source text, since importing TRL takes seconds."""
+"""TRL's configuration keys and their defaults, read from its installed source text: to import TRL takes seconds."""
 
 from __future__ import annotations
 
@@ -7,37 +7,62 @@ import importlib.util
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from .. import plugins
 from ..errors import RecipeError
 
+_CLASSES = re.compile(r"SFTConfig|GRPOConfig|_BaseConfig|TrainingArguments")
+_NO_DEFAULT = object()
+
 
 @cache
-def trl_keys(module: str) -> dict[str, str]:
-    """Keys, with their annotations, of a TRL configuration class and its bases, read from the installed source text."""
-    keys: dict[str, str] = {}
+def trl_keys(config: str) -> dict[str, str]:
+    """Keys of a TRL configuration class and its bases, each with its annotation.
+
+    Args:
+        config: The module of the class: "sft_config" or "grpo_config".
+    """
+    return {key: annotation for key, (annotation, _) in _fields(config).items()}
+
+
+@cache
+def trl_defaults(config: str) -> dict[str, Any]:
+    """Defaults of these keys, of those that have a plain value; what TRL makes of them later is not in it."""
+    return {key: default for key, (_, default) in _fields(config).items() if default is not _NO_DEFAULT}
+
+
+def _fields(config: str) -> dict[str, tuple[str, Any]]:
+    """(annotation, default) by key; those of the class itself go before its bases'."""
+    fields: dict[str, tuple[str, Any]] = {}
     for package, file in (
-        ("trl", f"trainer/{module}.py"),
-        ("trl", "trainer/base_config.py"),
         ("transformers", "training_args.py"),
+        ("trl", "trainer/base_config.py"),
+        ("trl", f"trainer/{config}.py"),
     ):
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
             raise RecipeError(f"{package} is not installed: pip install {package}")
         source = Path(spec.origin).parent / file
-        tree = (
-            ast.parse(source.read_text(encoding="utf-8")) if source.exists() else ast.Module(body=[], type_ignores=[])
-        )
-        for node in tree.body:
-            if isinstance(node, ast.ClassDef) and re.fullmatch(
-                r"SFTConfig|GRPOConfig|_BaseConfig|TrainingArguments", node.name
-            ):
-                keys |= {
-                    n.target.id: ast.unparse(n.annotation)
-                    for n in node.body
-                    if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
+        body = ast.parse(source.read_text(encoding="utf-8")).body if source.exists() else []
+        for node in body:
+            if isinstance(node, ast.ClassDef) and _CLASSES.fullmatch(node.name):
+                fields |= {
+                    line.target.id: (ast.unparse(line.annotation), _default(line.value))
+                    for line in node.body
+                    if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
                 }
-    return keys
+    return fields
+
+
+def _default(value: ast.expr | None) -> Any:
+    """The default that a field's right-hand side gives, where it is written as a plain value."""
+    if isinstance(value, ast.Call):
+        value = next((keyword.value for keyword in value.keywords if keyword.arg == "default"), None)
+    try:
+        return _NO_DEFAULT if value is None else ast.literal_eval(value)
+    except ValueError:
+        return _NO_DEFAULT
 
 
 def template_text(name: str) -> str:

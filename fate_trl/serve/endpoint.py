@@ -31,6 +31,7 @@ from ..recipe.components import Components
 from ..recipe.schema import Recipe
 from ..record import stable_hash
 from ..suites.episodes import Recorder, toolset
+from ..suites.opening import tools_of
 from ..types import RolloutRequest, StopReason, Task, Trajectory
 from .completions import Server
 from .replies import ContextOverflow, EndpointError, Reply
@@ -81,8 +82,8 @@ class EndpointPolicy:
 
     def _describe_tools(self, task: Task) -> None:
         if toolset(task) not in self._schemas:
-            prototypes = self.suites[task.suite].tools()
-            self._schemas[toolset(task)] = [tool_schema(prototypes[name]) for name in sorted(task.tools)]
+            tools = tools_of(self.suites[task.suite], task.tools)
+            self._schemas[toolset(task)] = [tool_schema(tool) for tool in tools]
 
     # -------------------------------------------------------------------------------------------- one episode
 

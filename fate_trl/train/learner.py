@@ -40,6 +40,7 @@ from ..process.team import follow as follow_main
 from ..recipe.components import Components
 from ..recipe.schema import Recipe
 from ..suites.episodes import environment_factories
+from ..suites.opening import tools_of
 from ..types import BufferRow, RolloutRequest, Task, Trajectory
 from .checkpoints import Checkpoints, last_checkpoint
 from .config import PFPOConfig
@@ -323,11 +324,8 @@ class TrlLearner:
         return {"rows": len(rows), "trained_tokens": round(tokens * trainer.state.epoch), **summary}
 
     def tools_of(self, row: BufferRow) -> list[Any]:
-        """Prototypes in the order in which TRL lists an environment's methods."""
-        if not row.tools:
-            return []
-        prototypes = self.suites[row.suite].tools()
-        return [prototypes[name] for name in sorted(row.tools)]
+        """Prototypes of the tools that a row is rendered with."""
+        return tools_of(self.suites[row.suite], row.tools) if row.tools else []
 
     def pfpo(self, requests: Sequence[RolloutRequest], seed: int, scratch: str | None = None) -> dict[str, Any]:
         assert self.recipe.pfpo is not None
