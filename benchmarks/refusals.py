@@ -22,7 +22,7 @@ from fate_trl.types import PASS_AT, Outcome, Task, ToolCall, Trajectory
 from fate_trl.verify.refusals import refused
 
 LABELLED = Path(__file__).parent.parent / "tests" / "data" / "refusals.jsonl"
-HALVES = ("development", "test")
+HALVES = ("development", "test", "field", "held-out")
 MEASURES = ("precision", "recall", "f1")
 
 _WORDS = re.compile(
