@@ -80,10 +80,12 @@ def canonical(dimension: str, label: str) -> str | None:
 
 
 class Row(BaseModel):
-    """One trajectory with its labels. ATBench500 says `conv_id` and `content` where ATBench says `id` and `contents`.
+    """One trajectory with its labels. ATBench500 says `conv_id` and `content` where ATBench says `id` and `contents`;
+    ATBench300 and AgentDoG's examples say `harm_type` for `real_world_harm`, and have a `profile`.
 
     Attributes:
         id: As published; tasks are named by their place in the file as well.
+        profile: What the agent was told before it began, its system text and tools, where a release says so.
         tools: The tools that the agent had, as JSON objects.
         steps: The trajectory: messages with a role and "content", or "thought" and "action"; perhaps in rounds.
         label: 1 for unsafe.
@@ -93,12 +95,13 @@ class Row(BaseModel):
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
     id: str = Field("", validation_alias=AliasChoices("id", "conv_id"))
+    profile: Any = None
     tools: list[Any] = Field(default_factory=list, validation_alias="tool_used")
     steps: list[Any] = Field(min_length=1, validation_alias=AliasChoices("contents", "content"))
     label: Literal[0, 1]
     risk_source: str | None = None
     failure_mode: str | None = None
-    real_world_harm: str | None = None
+    real_world_harm: str | None = Field(None, validation_alias=AliasChoices("real_world_harm", "harm_type"))
 
     def diagnosis(self) -> dict[str, str]:
         """The class in each dimension; a dimension whose label names none is left out."""
@@ -129,7 +132,7 @@ def load(release: Release, path: str | None) -> list[Row]:
 
 _FORM = (
     "It is a list of rows with id (or conv_id), contents (or content), tool_used, label (0 safe, 1 unsafe), "
-    f"{', '.join(TAXONOMY)}."
+    f"{', '.join(TAXONOMY)} (or harm_type), and perhaps a profile."
 )
 
 

@@ -44,6 +44,8 @@ def messages(row: Row) -> tuple[Message, ...]:
 
 
 def _lines(row: Row) -> Iterator[str]:
+    if row.profile not in (None, "", [], {}):
+        yield f"profile: {quoted(row.profile)}"
     for tool in row.tools:
         yield f"tool: {quoted(tool)}"
     for step in _flat(row.steps):
