@@ -26,7 +26,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from fate_trl.report import index
 from fate_trl.report.reading import Run
-from fate_trl.report.viewer import Server, Site
+from fate_trl.report.viewer import Site, SiteServer
 
 LOADS = 5
 FILTERS = {
@@ -83,7 +83,7 @@ def measure(run: Path) -> dict[str, Any]:
     site = Site(run)
     paints, filters, counts = [], {name: [] for name in FILTERS}, {}
     browser_path = shutil.which("chromium") or shutil.which("chromium-browser")
-    with Server(site) as server, sync_playwright() as playwright:
+    with SiteServer(site) as server, sync_playwright() as playwright:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         browser = playwright.chromium.launch(
             executable_path=browser_path, args=["--no-sandbox"] if os.geteuid() == 0 else []

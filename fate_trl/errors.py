@@ -17,6 +17,10 @@ class PluginError(FateError):
     """A plugin or component that is missing, clashes, is of another API version, or does not load."""
 
 
+class UnknownName(PluginError, ValueError):
+    """A plugin or component that there is none of under this name; a ValueError, as an illegal argument of TRL's is."""
+
+
 class LedgerError(FateError):
     """A run directory that is locked, damaged, or belongs to another recipe."""
 

@@ -429,3 +429,10 @@ def test_a_run_takes_the_components_that_its_recipe_was_checked_with(tmp_path):
     assert len(made) == 1
     assert evolution.verifiers[1] is components.verifiers[1]
     assert (evolution.selector, evolution.repair) == (components.chooser, components.repair)
+
+
+@pytest.mark.parametrize(("type", "name"), [("selector", "pareto-frnt"), ("verifier", "nobody/judge")])
+def test_a_name_that_nothing_has_is_an_illegal_value(type, name):
+    """As in TRL, so that what catches TRL's errors catches ours."""
+    with pytest.raises(ValueError, match=name.partition("/")[0]):
+        plugins.find(type, name)

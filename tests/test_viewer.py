@@ -21,7 +21,7 @@ from fate_trl.ledger.writing import RunDirectory
 from fate_trl.recipe.loading import find_recipe
 from fate_trl.report import index
 from fate_trl.report.reading import Run
-from fate_trl.report.viewer import CONTENT_SECURITY_POLICY, STATIC, Server, Site, export
+from fate_trl.report.viewer import CONTENT_SECURITY_POLICY, STATIC, Site, SiteServer, export
 from fate_trl.suites.scripted import ROLES
 from fate_trl.testing.hostile import HOSTILE, LARGE, live_html, record
 from fate_trl.types import ScoreCard
@@ -238,7 +238,7 @@ def test_an_export_is_the_site(folder, tmp_path):
 
 @pytest.fixture
 def served(folder):
-    with Server(Site(folder)) as server:
+    with SiteServer(Site(folder)) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
@@ -314,9 +314,9 @@ def test_records_that_changed_under_the_viewer_are_said_to_be_gone(served, folde
 
 def test_a_port_that_is_taken_is_a_plain_error(served, folder):
     with pytest.raises(FateError, match="cannot listen on port"):
-        Server(Site(folder), served.server_port)
+        SiteServer(Site(folder), served.server_port)
     with pytest.raises(FateError, match="cannot listen on port 70000"):
-        Server(Site(folder), 70_000)
+        SiteServer(Site(folder), 70_000)
 
 
 # ------------------------------------------------------------------------------------------------ the command

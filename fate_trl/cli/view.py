@@ -22,14 +22,14 @@ def view_run(
     ] = None,
 ) -> None:
     """Look at a run's trajectories, failures and repairs in the browser; only this machine can open the page."""
-    from ..report.viewer import Server, Site, export
+    from ..report.viewer import Site, SiteServer, export
 
     site = Site(run)
     if export_to is not None:
         export(site, export_to)
         out.print(f"{len(site)} trajectories: open {_name(export_to / 'index.html')}", soft_wrap=True)
         return
-    with Server(site, port) as server, contextlib.suppress(KeyboardInterrupt):
+    with SiteServer(site, port) as server, contextlib.suppress(KeyboardInterrupt):
         out.print(f"{len(site)} trajectories of {_name(run)}: {server.url}  (Ctrl-C stops)", soft_wrap=True)
         if browser:
             webbrowser.open(server.url)

@@ -122,7 +122,7 @@ def export(site: Site, folder: Path) -> None:
 # ------------------------------------------------------------------------------------------------ serving
 
 
-class Server(http.server.ThreadingHTTPServer):
+class SiteServer(http.server.ThreadingHTTPServer):
     """Serves a site on the loopback device only.
 
     Args:
@@ -155,7 +155,7 @@ class Server(http.server.ThreadingHTTPServer):
 class _Handler(http.server.BaseHTTPRequestHandler):
     """Answers GET for the names of a site; there is no way from a name to a path."""
 
-    server: Server
+    server: SiteServer
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "fate-trl", ""
     timeout = 60

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 
-from fate_trl.report.viewer import Server, Site
+from fate_trl.report.viewer import Site, SiteServer
 from fate_trl.testing.hostile import HOSTILE, LARGE
 
 SCREENS = {
@@ -18,7 +18,7 @@ TEXTS = [text for name, text in HOSTILE.items() if name not in LARGE]
 @contextlib.contextmanager
 def serving(folder):
     """Address of the viewer of a run."""
-    with Server(Site(folder)) as server:
+    with SiteServer(Site(folder)) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         yield server.url
