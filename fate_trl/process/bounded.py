@@ -120,9 +120,17 @@ class Process:
         module: What it runs, as `python -m` does; it must answer each line of its standard input by one line.
         greeting: The first line, sent at every start; answered as well.
         start_seconds: Time for a start and the answer to the greeting.
+        variables: Environment variables that it gets besides those of this process.
     """
 
-    def __init__(self, module: str, greeting: Mapping[str, Any], start_seconds: float = 300.0):
+    def __init__(
+        self,
+        module: str,
+        greeting: Mapping[str, Any],
+        start_seconds: float = 300.0,
+        variables: Mapping[str, str] | None = None,
+    ):
+        self._variables = dict(variables or {})
         self._command = [sys.executable, "-P", "-m", module]
         self._greeting = greeting
         self._start_seconds = start_seconds
@@ -137,7 +145,7 @@ class Process:
         return self._exchange(question, seconds)
 
     def _start(self) -> None:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **self._variables}
         self._running = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,

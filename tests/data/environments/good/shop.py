@@ -15,7 +15,7 @@ class Shop:
             item: What.
             count: How many.
         """
-        if self.stock.get(item, 0) < count:
+        if not 0 < count <= self.stock.get(item, 0):
             raise ValueError(f"there are {self.stock.get(item, 0)} of {item}")
         self.stock[item] -= count
         self.sold[item] = self.sold.get(item, 0) + count
