@@ -2,13 +2,15 @@
 
 import io
 import json
+import re
 import sys
 
 import pytest
+from case import case
 from rich.console import Console
 
 from fate_trl import cli, plugins
-from fate_trl.cli import lists
+from fate_trl.cli import lists, suites
 from fate_trl.cli.console import visible
 from fate_trl.cli.run import explained, fresh
 from fate_trl.cli.tables import metrics_table
@@ -46,6 +48,10 @@ class Desk:
         """Work."""
         self.done = True
         return "done"
+
+    def rest(self) -> str:
+        """Rest."""
+        raise ValueError("it is no holiday")
 '''
 
 
@@ -113,6 +119,7 @@ def test_names_from_outside_do_not_steer_the_terminal(fate, monkeypatch):
     for command in ("plugins", "suites"):
         wide = Console(file=io.StringIO(), width=300, highlight=False)
         monkeypatch.setattr(lists, "out", wide)
+        monkeypatch.setattr(suites, "out", wide)
         assert fate(command)[0] == 0
         text = wide.file.getvalue()
         assert VISIBLE in text, "markup is shown, not obeyed"
@@ -159,6 +166,52 @@ def test_a_suite_with_a_defect_ends_with_status_1(fate, desk):
     status, out, _ = fate(*desk(GOOD, idle))
     assert status == 1
     assert "defect: idle: do-nothing passes the task" in out
+
+
+@case("own environments", "fifty rows whose oracle fails", "fifty lines that say no more", "one line: count, cause")
+def test_one_cause_is_printed_once(fate, desk):
+    rows = [{**GOOD, "id": f"row-{n}", "expect": {"calls": [{"name": "rest"}]}} for n in range(50)]
+    rows = [{**row, "oracle": {"calls": [{"name": "work"}, {"name": "rest"}]}} for row in rows]
+    status, out, _ = fate(*desk(*rows))
+    assert status == 1
+    (line,) = [line for line in out.splitlines() if line.startswith("defect")]
+    assert line == (
+        "defect: 50 tasks (row-0, row-1, row-2, …): the oracle does not pass its own task (call rest, rest fails); "
+        "row-0: call rest: wanted {}, found no such call; rest({}): it is no holiday"
+    )
+    found = json.loads(fate(*desk(*rows), "--json")[1])
+    assert len(found["defects"]) == 50
+    (cause,) = found["causes"]
+    assert (cause["level"], cause["tasks"]) == ("defect", [f"row-{n}" for n in range(50)])
+
+
+@case("own environments", "a class whose reset refuses every row", "an error a row and role", "one line: count, cause")
+def test_one_error_is_printed_once(fate, desk):
+    rows = [{**GOOD, "id": f"row-{n}", "environment": {"self": 1}} for n in range(9)]
+    out = fate(*desk(*rows))[1]
+    (line,) = [line for line in out.splitlines() if line.startswith("error")]
+    assert line.startswith("error: 9 tasks (row-0, row-1, row-2, …): opening the episode failed: TypeError: ")
+
+
+@case("own environments", "rows without scripts", "a line for each", "one line: count and the first names")
+def test_rows_without_scripts_are_counted(fate, desk):
+    rows = [{"prompt": "x", "kind": "attacked"} for _ in range(5)]
+    out = fate(*desk(*rows))[1]
+    assert "no oracle script: 5 tasks (0, 1, 2, …)" in out
+    assert "no attack script: 5 tasks (0, 1, 2, …)" in out
+
+
+@case("own environments", "the check's table in 80 columns", "headings cut to a letter or two", "every heading whole")
+def test_the_table_keeps_its_headings_at_80_columns(fate, desk, monkeypatch):
+    narrow = Console(file=io.StringIO(), width=80, highlight=False)
+    monkeypatch.setattr(suites, "out", narrow)
+    assert fate(*desk(GOOD))[0] == 0
+    table = narrow.file.getvalue().partition("tools (")[0]
+    assert max(map(len, table.splitlines())) <= 80
+    for word in " ".join(suites.HEADS).split():
+        assert re.search(rf"\b{word}\b", table), word
+    assert "tools (2): rest, work" in narrow.file.getvalue(), "what TRL lists"
+    assert "…" not in table
 
 
 def test_a_suite_with_an_error_ends_with_status_1(fate, desk):

@@ -426,7 +426,8 @@ def test_rows_that_cannot_be_right_are_defects(folder):
     ]
     found = check_suite(suite_of(folder, rows))
     assert found["defects"] == [
-        "fails: the oracle does not pass its own task",
+        "fails: the oracle does not pass its own task (call refund); "
+        'call refund: wanted {"order":"17"}, found no such call',
         "idle: do-nothing passes the task",
         "idle: refuse-all passes the task",
     ]

@@ -16,12 +16,13 @@ from .console import err, visible
 from .eval import evaluate_model
 from .fsck import check_run
 from .interchange import export_failures, import_recorded
-from .lists import list_plugins, recipes_app, suites_app
+from .lists import list_plugins, recipes_app
 from .new_plugin import new_plugin
 from .replay import replay_run
 from .report import report_run
 from .rescore import rescore
 from .run import run_recipe
+from .suites import suites_app
 from .view import view_run
 
 _LONGEST = 10_000

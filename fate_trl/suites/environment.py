@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,7 @@ def load_environment(reference: str) -> tuple[Callable[[], Any], type]:
 
     A function is called once, to learn the class. Raises SuiteError, in one line.
     """
-    file, _, name = reference.rpartition(":")
-    path = Path(file).expanduser()
-    if not file or not name or not path.is_file():
-        raise SuiteError(f"jsonl: environment is file.py:Class; there is no file {file or reference!r} here.")
+    path, name = check_reference(reference)
     try:
         module = import_file(path)
     except (Exception, SystemExit) as error:
@@ -42,6 +39,15 @@ def load_environment(reference: str) -> tuple[Callable[[], Any], type]:
     if not callable(getattr(environment, "reset", None)):
         raise SuiteError(f"jsonl: {environment.__name__} has no method reset; a TRL environment needs one.")
     return found, environment
+
+
+def check_reference(reference: str) -> tuple[Path, str]:
+    """The file and the name in `file.py:Class`. Raises SuiteError if it is none, or there is no such file."""
+    file, _, name = reference.rpartition(":")
+    path = Path(file).expanduser()
+    if not file or not name or not path.is_file():
+        raise SuiteError(f"jsonl: environment is file.py:Class; there is no file {file or reference!r} here.")
+    return path, name
 
 
 def _class_of(factory: Callable[[], Any], where: str) -> type:
@@ -181,8 +187,3 @@ def _style(doc: str, name: str) -> str:
     if re.search(rf"^\s*{name}\s*\(.*?\)\s*:", doc, re.MULTILINE):
         return f"{wanted} without the type in brackets."
     return f"{wanted}."
-
-
-def described(tools: Mapping[str, Callable[..., Any]]) -> list[str]:
-    """Tools in a line each, as Python writes them: name, arguments, defaults."""
-    return [f"{name}{inspect.signature(tool)}" for name, tool in tools.items()]

@@ -31,6 +31,7 @@ class Probe:
     environment: type
 
     def __call__(self, question: dict[str, Any]) -> dict[str, Any]:
+        asked = question.pop("do")
         verbs: dict[str, Callable[..., dict[str, Any]]] = {
             "load": self.load,
             "describe": self.describe,
@@ -38,14 +39,11 @@ class Probe:
             "call": self.call,
             "episode": self.episode,
             "pair": self.pair,
-        }[question.pop("do")]
+        }
         try:
-            return verb(**question)
+            return verbs[asked](**question)
         except BaseException as error:
-            return {
-                "error" if verb == self.load else "raised": _raised(error)["raised"],
-                "says": _raised(error)["says"],
-            }
+            return {"error": str(error)} if asked == "load" else _raised(error)
 
     def load(self, reference: str) -> dict[str, Any]:
         self.factory, self.environment = load_environment(reference)
@@ -78,7 +76,11 @@ class Probe:
         return instance, _reset(instance, given)
 
     def open(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Two instances, each reset to the same."""
+        """Two instances, each reset to the same; {"unmade": why} if none can be made."""
+        try:
+            self.factory()
+        except Exception as error:
+            return {"unmade": f"raises {type(error).__name__}: {error}"}
         return {"first": self._opened(given)[1], "second": self._opened(given)[1]}
 
     def call(self, given: dict[str, Any], name: str, arguments: dict[str, Any]) -> dict[str, Any]:
