@@ -46,6 +46,8 @@ FORKS = {
     "qwen2_5 + a comment": ("qwen2_5", {}),
     "qwen2_5 + a comment, tool_parser: hermes": ("qwen2_5", {"tool_parser": "hermes"}),
     "llama3_1 + a comment, tool_parser: llama3": ("llama3_1", {"tool_parser": "llama3"}),
+    "llama3_1 + a comment, tool_parser: json": ("llama3_1", {"tool_parser": "json"}),
+    "qwen2_5, chat_template: chatml_json": ("qwen2_5", {"chat_template": "chatml_json"}),
     "phi3, chat_template: qwen3_instruct_2507": ("phi3", {"chat_template": "qwen3_instruct_2507"}),
 }
 """Templates that somebody changed, without changing what they render, and what a recipe can say of them."""

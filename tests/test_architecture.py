@@ -45,6 +45,7 @@ HEAVY_IN_FUNCTIONS = {
     ("preflight/memory", "peft"),  # the model's modules are played, on tensors without content
     ("preflight/memory", "torch"),
     ("preflight/memory", "transformers"),
+    ("train/json_calls", "transformers"),  # whether its response templates join texts
     ("train/templates", "trl"),  # its response templates, and what its tool loop asks of a chat template
     ("cli/run", "torch"),  # the manifest states threads and GPUs
     ("cli/run", "transformers"),  # its bars and notes are kept off the screen

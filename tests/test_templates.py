@@ -31,6 +31,8 @@ VERDICTS = {
     "qwen3 + a comment, tool_parser: qwen3": "is not prefix-preserving",
     "qwen2_5 + a comment": "Set model.tool_parser: qwen3, which reads them back",
     "qwen2_5 + a comment, tool_parser: hermes": FINE,
+    "qwen2_5, chat_template: chatml_json": FINE,
+    "llama3_1 + a comment, tool_parser: json": FINE,
     "phi3, chat_template: qwen3_instruct_2507": FINE,
 }
 """One of each family that TRL ships, and forks; all of them are in docs/results/templates.md."""
@@ -63,7 +65,8 @@ def test_a_wrong_parser_is_seen():
 
 
 @pytest.mark.parametrize(
-    ("name", "parsers"), [("qwen3", ["qwen3", "hermes"]), ("llama3_2", ["llama3"]), ("glm4moe", ["glm4moe"])]
+    ("name", "parsers"),
+    [("qwen3", ["qwen3", "hermes", "json"]), ("llama3_2", ["llama3", "json"]), ("glm4moe", ["glm4moe"])],
 )
 def test_parsers_that_fit_are_found_by_reading_back(name, parsers):
     tokenizer = families.tokenizer(name)

@@ -84,7 +84,9 @@ class Endpoint(_Section):
     """More keys of every request; null takes out one of ours (tools, temperature, top_p, max_tokens, seed)."""
 
 
-ToolParser = Literal["qwen3", "hermes", "qwen3_5", "llama3", "gptoss", "glm4moe", "lfm2_2_5", "nemotron_3", "gemma4"]
+ToolParser = Literal[
+    "qwen3", "hermes", "qwen3_5", "llama3", "gptoss", "glm4moe", "lfm2_2_5", "nemotron_3", "gemma4", "json"
+]
 """TRL's names of its response templates; `hermes` is what others call the form of Qwen2.5 and Qwen3."""
 
 
@@ -104,9 +106,10 @@ class Model(_Section):
     load_in_4bit: bool = False
     """QLoRA: the base model in 4 bits. Needs `lora` and the extra `qlora`."""
     chat_template: str | None = None
-    """A chat template for the tokenizer: a Jinja file, or one that TRL ships, by name, such as `qwen3`."""
+    """A chat template for the tokenizer: a Jinja file, or one by name: TRL's, such as `qwen3`, or `chatml_json`."""
     tool_parser: ToolParser | None = None
-    """How tool calls are read back, for a template that TRL does not recognise: as in the family of this name."""
+    """How tool calls are read back, for a template that TRL does not recognise: as in the family of this name, or as
+    plain or fenced JSON (`json`)."""
     train_tokens: list[str] = Field(default_factory=list)
     """Tokens whose embedding rows are trained beside LoRA, such as call tags that the model was never trained on."""
     threads: int | None = Field(None, ge=1, le=4096)

@@ -65,15 +65,19 @@ def _default(value: ast.expr | None) -> Any:
         return _NO_DEFAULT
 
 
+TEMPLATES = Path(__file__).parents[1] / "train" / "chat_templates"
+"""Our own chat templates; all of them write calls as plain JSON."""
+
+
 def template_text(name: str) -> str:
-    """A chat template from a file, or TRL's of that name. Raises RecipeError where there is neither."""
+    """A chat template from a file, or TRL's or ours of that name. Raises RecipeError where there is none."""
     spec = importlib.util.find_spec("trl")
-    ours = Path(spec.origin).parent / "chat_templates" if spec is not None and spec.origin else Path()
-    for file in (Path(name).expanduser(), ours / f"{name}.jinja"):
+    theirs = Path(spec.origin).parent / "chat_templates" if spec is not None and spec.origin else Path()
+    for file in (Path(name).expanduser(), theirs / f"{name}.jinja", TEMPLATES / f"{name}.jinja"):
         if file.is_file():
             return file.read_text(encoding="utf-8")
-    names = sorted(file.stem for file in ours.glob("*.jinja"))
+    names = sorted(file.stem for folder in (theirs, TEMPLATES) for file in folder.glob("*.jinja"))
     raise RecipeError(
         f"model.chat_template: no file {name!r}, and TRL ships none of that name{plugins.nearest(name, names)} "
-        f"It ships {', '.join(names)}."
+        f"There are {', '.join(names)}."
     )

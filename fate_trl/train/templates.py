@@ -15,7 +15,8 @@ from typing import Any
 from ..errors import RecipeError
 from ..messages import Message
 from ..recipe.schema import Model, ToolParser
-from ..recipe.trl_keys import template_text
+from ..recipe.trl_keys import TEMPLATES, template_text
+from . import json_calls
 
 PARSERS: tuple[str, ...] = typing.get_args(ToolParser)
 
@@ -35,9 +36,16 @@ _TOOL = {
 
 
 def response_template(parser: str) -> dict[str, Any]:
-    """TRL's response template of a family, as transformers' `parse_response` takes it."""
+    """The response template of a parser, as transformers' `parse_response` takes it.
+
+    TRL's of that family, but for `json` and `llama3`: of several calls in one turn TRL's Llama 3 parser reads none.
+    """
     from trl import chat_template_utils
 
+    if parser == "json":
+        return json_calls.response_template()
+    if parser == "llama3":
+        return json_calls.response_template(("parameters",))
     return getattr(chat_template_utils, f"{'qwen3' if parser == 'hermes' else parser}_template")
 
 
@@ -50,6 +58,7 @@ def prepare(tokenizer: Any, model: Model) -> Any:
     Raises:
         RecipeError: Its template cannot do, with what can be done.
     """
+    from trl import chat_template_utils
     from trl.chat_template_utils import (
         add_response_schema,
         get_training_chat_template,
@@ -65,13 +74,16 @@ def prepare(tokenizer: Any, model: Model) -> Any:
             f"model.path: the chat template of {model.path} does not render tool calls; use another model, or a "
             "template that does, by model.chat_template: TRL ships several, such as qwen3."
         )
-    if model.tool_parser is not None:
-        tokenizer.response_template = response_template(model.tool_parser)
+    ours = model.chat_template is not None and (TEMPLATES / f"{model.chat_template}.jinja").is_file()
+    if model.tool_parser is not None or ours:
+        tokenizer.response_template = response_template(model.tool_parser or "json")
     elif getattr(tokenizer, "response_template", None) is None and getattr(tokenizer, "response_schema", None) is None:
         try:
             add_response_schema(tokenizer)
         except ValueError:
             raise RecipeError(_unknown(tokenizer, model)) from None
+        if tokenizer.response_template == chat_template_utils.llama3_template:
+            tokenizer.response_template = response_template("llama3")
     if not is_chat_template_prefix_preserving(tokenizer):
         try:
             tokenizer.chat_template = get_training_chat_template(tokenizer)
