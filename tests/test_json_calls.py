@@ -46,11 +46,7 @@ FORMS = {
     "in Hermes's tags": (f"<tool_call>\n{text(PAY)}\n</tool_call>", [PAY], ""),
     "behind a thought with a call": (f"<think>{text(LOOK)}</think>\n{text(PAY)}", [PAY], ""),
     "a JSON answer": ('{"name": "Ada", "age": 3}', [], '{"name": "Ada", "age": 3}'),
-    "a call that is cut off": (
-        '{"name": "pay", "arguments": {"to": "al',
-        [],
-        '{"name": "pay", "arguments": {"to": "al',
-    ),
+    "a call that is cut off": (text(PAY)[:-4], [], text(PAY)[:-4]),
     "words": ("Alice is paid.", [], "Alice is paid."),
 }
 

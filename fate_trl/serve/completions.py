@@ -50,7 +50,9 @@ class Server:
             raise RecipeError(f"the API key in {key_env} holds characters that no HTTP header may hold.")
         headers = {"Content-Type": "application/json"}
         headers |= {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        unlimited = httpx2.Limits()  # how many ask at a time is for the callers to bound
+        # How many ask at a time is for the callers to bound. A connection serves one request: uvicorn resets one after
+        # a 500 without a word, and a tool may take longer than a server keeps it open.
+        unlimited = httpx2.Limits(max_keepalive_connections=0)
         self._client = httpx2.Client(headers=headers, timeout=seconds, limits=unlimited)
 
     def ask(self, body: Mapping[str, Any], stopped: threading.Event) -> Reply:
