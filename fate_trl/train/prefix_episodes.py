@@ -58,6 +58,7 @@ class ToolTurns:
         self._turn = [0] * len(self.schemas)
         self._start = [0] * len(self.schemas)
         self._lock = threading.Lock()
+        self._suffixes: dict[tuple[tuple[str, str], ...], list[int]] = {}
 
     def ended(self, row: int, prompt_ids: list[int], turn_ids: list[int]) -> Callable[[], Results] | None:
         if not self._turn[row]:
@@ -78,12 +79,19 @@ class ToolTurns:
             {"role": "tool", "name": name, "content": result if isinstance(result, list) else str(result)}
             for name, result in results
         ]
-        ids = self.suffix(said)
+        ids = self._suffix_of(said)
         length = len(prompt_ids) + len(ids)
         if length - self._start[row] > self.room or length >= self.positions:
             return None
         self.completions[row] += said
         return ids
+
+    def _suffix_of(self, said: list[dict[str, Any]]) -> list[int]:
+        """Rendered once: many rows read the same result."""
+        key = tuple((message["name"], str(message["content"])) for message in said)
+        if key not in self._suffixes:
+            self._suffixes[key] = self.suffix(said)
+        return self._suffixes[key]
 
     def _run(self, row: int, calls: Sequence[dict[str, Any]]) -> Results:
         """Run a turn's calls, on another thread, in their order; asynchronous ones together, after the others."""
