@@ -57,9 +57,9 @@ HEAD = """# GRPOTrainer's arguments with PFPOTrainer
 {count} settings, each trained for a few steps with GRPOTrainer, and from the same seed with PFPOTrainer and
 `weighted-sum`, on a model of two layers made on the spot. A cell is the largest difference of any parameter after
 training: **0** says that all bits are the same, and every entry of GRPOTrainer's log has the same value in ours, which
-only adds `pareto/…`, `objective/…`, `errors/…` and `tokens/…`. Each setting was also trained with `pareto-front`, and
-its advantages held against the selector's rewards, computed apart: the largest difference in {batches} batches was
-{advantages:.0e}. {same} of {cells} cells are 0; what is not is explained.
+only adds `pareto/…`, `objective/…`, `errors/…`, `tokens/…` and `tools/overflowed_ratio`. Each setting was also trained
+with `pareto-front`, and its advantages held against the selector's rewards, computed apart: the largest difference in
+{batches} batches was {advantages:.0e}. {same} of {cells} cells are 0; what is not is explained.
 
 {versions}
 

@@ -56,7 +56,7 @@ def test_every_fork_names_a_template_that_trl_ships():
 
 def test_a_wrong_parser_is_seen():
     tokenizer = families.tokenizer("llama3_1")
-    call, tool = templates._CALL["function"], templates._TOOL
+    call, tool = templates.CALL["function"], templates.TOOL
     messages = [{"role": "user", "content": "Who is Ada?"}]
     tokenizer.response_template = templates.response_template("llama3")
     assert templates.read_back(tokenizer, messages, call, [tool]) is None
@@ -78,11 +78,11 @@ def test_a_tokenizer_gets_the_version_for_training_where_its_own_is_not_prefix_p
     tokenizer = templates.prepare(families.tokenizer("qwen3"), Model())
     messages = [
         {"role": "user", "content": "Who?"},
-        {"role": "assistant", "content": "", "tool_calls": [templates._CALL]},
+        {"role": "assistant", "content": "", "tool_calls": [templates.CALL]},
     ]
-    before = templates.render(tokenizer, messages, [templates._TOOL])
+    before = templates.render(tokenizer, messages, [templates.TOOL])
     after = templates.render(
-        tokenizer, [*messages, {"role": "tool", "name": "look_up", "content": "Ada"}], [templates._TOOL]
+        tokenizer, [*messages, {"role": "tool", "name": "look_up", "content": "Ada"}], [templates.TOOL]
     )
     assert after[: len(before)] == before
 

@@ -22,6 +22,7 @@ from fate_trl.train.trainer import PFPOTrainer
         ("_generate_and_score_completions", ["self", "inputs"]),
         ("_get_train_sampler", ["self", "dataset"]),
         ("_prepare_inputs", ["self", "generation_batch"]),
+        ("_save_checkpoint", ["self", "model", "trial"]),
     ],
 )
 def test_signatures_of_the_methods_that_are_overridden(method, parameters):
@@ -38,7 +39,7 @@ def test_constructor_starts_as_trls_and_passes_the_rest_on():
 
 
 def test_configuration_only_adds():
-    added = {"selector", "selector_args", "redraw_rounds", "verifier_seconds", "max_error_rate"}
+    added = {"selector", "selector_args", "redraw_rounds", "verifier_seconds", "max_error_rate", "mask_overflowed"}
     added |= {"share_prefixes", "prefix_cache_gb", "pack_tokens"}
     assert set(PFPOConfig.__dataclass_fields__) - set(GRPOConfig.__dataclass_fields__) == added
     changed = {

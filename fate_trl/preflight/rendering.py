@@ -36,7 +36,9 @@ def _template(subject: Subject) -> Finding:
         )
     else:
         reason = "renders tools and calls, and what it rendered stays by what follows"
-    return Finding("chat template", "ok", reason)
+    missing = templates.missing(subject.tokenizer, **subject.template_kwargs)
+    reason += "".join(f"; it cannot render {templates.REPLACED[what]}" for what in missing)
+    return Finding("chat template", "ok", reason, data={"cannot_render": missing})
 
 
 def _parsing(subject: Subject) -> Finding:

@@ -88,3 +88,17 @@ def whole_groups(micro_batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
     sizes = [len(batch["row"]) for batch in micro_batches]
     split = {key: value.split(sizes) if value.ndim else [value] * len(sizes) for key, value in whole.items()}
     return [{key: parts[i] for key, parts in split.items()} for i in range(len(sizes))]
+
+
+def count_items(out: dict[str, Any], accelerator: Any) -> None:
+    """Set the number of tokens in the loss, over all processes, to what the masks now hold."""
+    mask = out["completion_mask"] * out["tool_mask"] if "tool_mask" in out else out["completion_mask"]
+    out["num_items_in_batch"] = accelerator.gather(mask.sum()).sum()
+
+
+def leave_out(out: dict[str, Any], rows_B: torch.Tensor, accelerator: Any) -> None:
+    """Take rows out of the loss, as TRL takes out truncated ones: by their masks. Every process calls this."""
+    kept_B_1 = (~rows_B).unsqueeze(1).int()
+    for key in out.keys() & {"completion_mask", "tool_mask"}:
+        out[key] = out[key] * kept_B_1
+    count_items(out, accelerator)

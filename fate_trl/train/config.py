@@ -33,6 +33,9 @@ class PFPOConfig(GRPOConfig):
         prefix_cache_gb: Bound in GB, above 0, for keys and values in rollouts that share prefixes; 4 (ours).
         pack_tokens: Tokens, 1 or more, of one call of the model in updates that share prefixes; 4096 (ours). A batch
             of more goes through in several, and its activations are computed twice, so that memory is that of one.
+        mask_overflowed: Leave rows out of the loss whose last calls ran, but whose results were too long for the
+            completion. TRL takes such results back out and ends the row as if the policy had stopped there, so
+            `mask_truncated_completions` keeps it. False (ours) is what TRL does.
         scale_rewards: As in GRPOConfig. None stands for "none" where the selector breaks ties: there the group's
             standard deviation would turn a tie-break's epsilon into a full advantage. It stands for "group",
             GRPOConfig's default, with a selector that hands its weights to TRL, and with one whose rewards are as large
@@ -60,6 +63,9 @@ class PFPOConfig(GRPOConfig):
     )
     prefix_cache_gb: float = field(default=4.0, metadata={"help": "Bound in GB for the keys and values of rollouts."})
     pack_tokens: int = field(default=4096, metadata={"help": "Tokens of one call of the model in packed updates."})
+    mask_overflowed: bool = field(
+        default=False, metadata={"help": "Leave rows out of the loss whose last tool results did not fit."}
+    )
     scale_rewards: str | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "As in GRPOConfig; by default 'none', or 'group' for weighted-sum and gdpo."}
     )

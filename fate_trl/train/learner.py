@@ -44,7 +44,7 @@ from ..suites.opening import tools_of
 from ..types import BufferRow, RolloutRequest, Task, Trajectory
 from .checkpoints import Checkpoints, last_checkpoint
 from .config import PFPOConfig
-from .examples import tokens_of
+from .examples import Unrenderable, tokens_of
 from .models import ADAPTER, load_model
 from .prefix_sharing import share_training
 from .rows import request_dataset
@@ -309,7 +309,7 @@ class TrlLearner:
         settings = self.recipe.warm_start if stage == "warm_start" else self.recipe.sft
         assert settings is not None
         template = self.recipe.rollout.trl.get("chat_template_kwargs") or {}
-        examples = [tokens_of(row, self.tokenizer, self.tools_of(row), **template) for row in rows]
+        examples = self._examples(rows, template)
         trainer = SFTTrainer(
             model=self.model,
             args=SFTConfig(**{**self.settings(seed), "max_length": None, **settings.trl, **_output(scratch)}),
@@ -321,7 +321,22 @@ class TrlLearner:
             share_training(trainer)
         summary = self._run(trainer, scratch, lambda: True, "save_steps" not in settings.trl)
         tokens = sum(len(example["input_ids"]) for example in examples)
-        return {"rows": len(rows), "trained_tokens": round(tokens * trainer.state.epoch), **summary}
+        left_out = {"rows_left_out": len(rows) - len(examples)} if len(examples) < len(rows) else {}
+        return {"rows": len(examples), **left_out, "trained_tokens": round(tokens * trainer.state.epoch), **summary}
+
+    def _examples(self, rows: Sequence[BufferRow], template: Mapping[str, Any]) -> list[dict[str, list[int]]]:
+        """The rows as tokens; those that the chat template cannot render are left out, and counted."""
+        examples, wrong = [], []
+        for row in rows:
+            try:
+                examples.append(tokens_of(row, self.tokenizer, self.tools_of(row), **template))
+            except Unrenderable as error:
+                wrong.append(str(error))
+        if wrong and not examples:
+            raise FateError(f"{wrong[0]}; so it is with all {len(rows)} rows. Set model.chat_template to another.")
+        if wrong:
+            logger.warning("%d of %d rows left out of SFT, such as: %s", len(wrong), len(rows), wrong[0])
+        return examples
 
     def tools_of(self, row: BufferRow) -> list[Any]:
         """Prototypes of the tools that a row is rendered with."""

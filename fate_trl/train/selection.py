@@ -28,6 +28,11 @@ SCALED_TIES = (
     'you want: selector_args={"tie_break": "scaled"}.'
 )
 
+GAPS = (
+    "a row lacks a reward that others of its group have: %s counts it as 0 in the sum, as GRPOTrainer does. Return a "
+    "number for every row, or take a Pareto selector, which leaves such rows out."
+)
+
 
 def make_selector(args: Any, selector: Any, selector_args: Mapping[str, Any] | None) -> Any:
     """The selector that the trainer's keywords ask for, or else the configuration.

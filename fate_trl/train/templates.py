@@ -20,8 +20,8 @@ from . import json_calls
 
 PARSERS: tuple[str, ...] = typing.get_args(ToolParser)
 
-_CALL: Message = {"type": "function", "function": {"name": "look_up", "arguments": {"name": "Ada"}}}
-_TOOL = {
+CALL: Message = {"type": "function", "function": {"name": "look_up", "arguments": {"name": "Ada"}}}
+TOOL = {
     "type": "function",
     "function": {
         "name": "look_up",
@@ -120,7 +120,7 @@ def parsers_of(tokenizer: Any) -> list[str]:
     for name in PARSERS:
         tokenizer.response_template = response_template(name)
         try:
-            if read_back(tokenizer, [{"role": "user", "content": "Who is Ada?"}], _CALL["function"], [_TOOL]) is None:
+            if read_back(tokenizer, [{"role": "user", "content": "Who is Ada?"}], CALL["function"], [TOOL]) is None:
                 found.append(name)
         except Exception:  # a template of a third party may raise anything; then the parser does not fit
             continue
@@ -168,6 +168,39 @@ def render(tokenizer: Any, messages: Sequence[Message], tools: Sequence[Any], **
     return tokenizer.apply_chat_template(
         list(messages), tools=list(tools) or None, tokenize=True, return_dict=False, **kwargs
     )
+
+
+def missing(tokenizer: Any, tools: Sequence[Any] = (TOOL,), **kwargs: Any) -> list[str]:
+    """What a recorded conversation may hold and this template cannot render: "several calls" in one message (it raises,
+    or leaves the second out), "text arguments" of a call that was malformed."""
+    out = []
+    names = ("first_one", "second_one")
+    shown = _shown(tokenizer, [{"name": name, "arguments": {"name": name}} for name in names], tools, **kwargs)
+    if shown is None or any(name not in shown for name in names):
+        out.append("several calls")
+    if _shown(tokenizer, [{"name": "first_one", "arguments": "Ada"}], tools, **kwargs) is None:
+        out.append("text arguments")
+    return out
+
+
+REPLACED = {
+    "several calls": "several calls in one message (rows learned from messages get one call per message)",
+    "text arguments": "arguments that are no object (rows learned from messages get {})",
+}
+"""What `missing` finds, and what `examples.tokens_of` does about it."""
+
+
+def _shown(tokenizer: Any, calls: Sequence[Mapping[str, Any]], tools: Sequence[Any], **kwargs: Any) -> str | None:
+    """A conversation with these calls in one message as text; None where the template raises."""
+    said: list[Message] = [{"role": "user", "content": "Who is Ada?"}]
+    said.append(
+        {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": c} for c in calls]}
+    )
+    try:
+        text: str = tokenizer.apply_chat_template(said, tools=list(tools), tokenize=False, **kwargs)
+    except Exception:  # a template of a third party may raise anything
+        return None
+    return text
 
 
 def thinking(tokenizer: Any, **kwargs: Any) -> tuple[str, bool]:

@@ -1,7 +1,7 @@
 """PFPOTrainer: GRPO on a Pareto reward. This file and prefix_trainer.py alone touch TRL's private methods.
 
 `PFPOTrainer` stands where `GRPOTrainer` stood; each reward function becomes an objective, and a verifier brings one
-objective per name that it scores. It overrides five methods of TRL's, copies none, and leaves their results alone:
+objective per name that it scores. It overrides six methods of TRL's, copies none, and leaves their results alone:
 
 - `_generate` passes through, with tools as JSON schemas meanwhile, and keeps what it returned, for the trajectories
   that verifiers read; a rollout ends there.
@@ -9,10 +9,10 @@ objective per name that it scores. It overrides five methods of TRL's, copies no
   then on TRL sees weights 0 for the objectives and 1 for the column, so its own code makes the advantages.
 - `_generate_and_score_completions` takes the column away again, and puts the user's weighted sum back into the log as
   `reward`.
-- `_prepare_inputs` holds the record of a step, `_Step`, from its start to its end. Then the trainer has the reward
+- `_prepare_inputs` holds the record of a step, `Step`, from its start to its end. Then the trainer has the reward
   functions and weights that its user gave it, whatever happened in between, and also where a subclass replaced
   `_generate_and_score_completions`.
-- `_get_train_sampler` keeps the sampler, whose state a resumed training needs.
+- `_get_train_sampler` keeps the sampler, whose state a resumed training needs; `_save_checkpoint` adds our own state.
 
 `weighted-sum` and `gdpo` get no column: their training is TRL's, to the last bit. tests/test_trainer_seam.py pins the
 signatures that this file relies on.
@@ -25,7 +25,6 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -47,16 +46,17 @@ from ..record import stable_hash
 from ..suites.episodes import EpisodeEnvironment, toolset
 from ..types import RolloutRequest, ScoreCard, Trajectory
 from ..verify.scoring import SECONDS, score_all
-from . import batches, logs, selection
+from . import batches, logs, selection, tools
 from .config import PFPOConfig
 from .counts import Counts
-from .facts import Fact, facts_of
+from .facts import facts_of
 from .logs import COLUMN
 from .prefix_trainer import PrefixTrainer
 from .rows import kind_of, request_row
 from .sources import Objective, distinct_names, sources_of
-from .tools import Schemas
-from .trajectories import trajectories_of
+from .step import Step
+from .trajectories import overflowed, trajectories_of
+from .words import words_of
 
 logger = logging.getLogger(__name__)
 
@@ -86,40 +86,11 @@ def one_engine(engine: Any):
         names["VLLMGeneration"] = theirs
 
 
+_TOOL_ATTRIBUTES = ("tools", "_env_tools", "_sync_tool_dicts", "_async_tool_dicts")
+
+
 class _Collected(Exception):
     """Ends a step after `_generate`, in a rollout."""
-
-
-@dataclass
-class _Step:
-    """What one step of generating and scoring holds, from its entry to its end.
-
-    Attributes:
-        mode: "train" or "eval", fixed on entry: continuous batching switches the model to training mode in the middle
-            of an evaluation.
-        collecting: It is a rollout, which ends after `_generate`.
-        prompts: What was last generated from.
-        generated: Prompt ids, completion ids, tool masks (or None) and completions, as `_generate` returned them.
-        zero_signal_G: Groups of the batch last scored whose score vectors are all equal.
-        advantages_B: The selector's own advantages, over all processes, where it sets them.
-        column: While the selector's column is there: the matrix that it was added to, the user's weights, its name.
-        as_given: The trainer's attributes that are bound to something else for the time being, as they were.
-        facts: Of this process's rows, where the selector asks for them.
-        learned: The selector has learned from this step; it does so once.
-        tokens: What was counted on this process so far, by name.
-    """
-
-    mode: str
-    collecting: bool = False
-    prompts: Sequence[Any] = ()
-    generated: tuple[Any, ...] | None = None
-    zero_signal_G: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
-    advantages_B: torch.Tensor | None = None
-    column: tuple[torch.Tensor, torch.Tensor, str] | None = None
-    as_given: dict[str, Any] = field(default_factory=dict)
-    facts: Sequence[Fact] = ()
-    learned: bool = False
-    tokens: Counter[str] = field(default_factory=Counter)
 
 
 class _Begins(TrainerCallback):
@@ -207,7 +178,7 @@ class PFPOTrainer(PrefixTrainer):
 
     # Attributes of our own have defaults here: `_generate` also runs on objects that were never initialised.
     objectives: tuple[str, ...] = ()
-    _current: _Step | None = None
+    _current: Step | None = None
     _selector: Any = None
     _aggregation: str | None = None
     _columns: Sequence[Objective] = ()
@@ -217,12 +188,16 @@ class PFPOTrainer(PrefixTrainer):
     _max_error_rate = 1.0
     _wants_facts = False
     _redraw_rounds = 0
+    _mask_overflowed = False
+    _told_gaps = False
+    _sync_tool_dicts: Any
+    _async_tool_dicts: Any
     _counts = Counts()
     _tie_is_default = False
     _scaled_ties = False
     _buffered_inputs: Any
     _step: Any
-    _schemas = Schemas()
+    _schemas = tools.Schemas()
     _sampler: Any = None
 
     def __init__(
@@ -264,7 +239,8 @@ class PFPOTrainer(PrefixTrainer):
         self._max_error_rate = getattr(args, "max_error_rate", 1.0)
         plugins.check_needs(self._selector, self.objectives)
         self._wants_facts = selection.wants_facts(self._selector)
-        self._schemas, self._counts = Schemas(), Counts()
+        self._schemas, self._counts = tools.Schemas(), Counts()
+        self._mask_overflowed = getattr(args, "mask_overflowed", False)
         self._redraw_rounds = getattr(args, "redraw_rounds", 0)
         if self._redraw_rounds:
             self._check_redraw()
@@ -388,12 +364,12 @@ class PFPOTrainer(PrefixTrainer):
     # -------------------------------------------------------------------------------------------- the step
 
     @contextmanager
-    def _in_step(self) -> Iterator[_Step]:
+    def _in_step(self) -> Iterator[Step]:
         """The record of the step that is going on, or of a new one. After it the trainer is as its user made it."""
         if self._current is not None:
             yield self._current
             return
-        self._current = step = _Step(mode="train" if self.model.training else "eval")
+        self._current = step = Step(mode="train" if self.model.training else "eval")
         try:
             yield step
             self._settle(step)
@@ -417,9 +393,22 @@ class PFPOTrainer(PrefixTrainer):
             self._give_back(step)
         self._restore_log(step)
         self._replace_advantages(step, out, len(inputs))
+        self._handle_overflow(step, out)
         return out
 
-    def _settle(self, step: _Step) -> None:
+    def _handle_overflow(self, step: Step, out: dict[str, Any]) -> None:
+        """Log the share of rows whose last calls ran but whose results did not fit, and leave them out of the loss."""
+        if not self.tools or step.generated is None:
+            return
+        limit = self.max_tool_calling_iterations
+        flags = [overflowed(messages, limit) for messages in step.generated[3]]
+        over_B = torch.tensor(flags, device=self.accelerator.device)
+        share = gather(over_B).float().mean().item()
+        self._metrics[step.mode]["tools/overflowed_ratio"].append(share)
+        if self._mask_overflowed and share:
+            batches.leave_out(out, over_B, self.accelerator)
+
+    def _settle(self, step: Step) -> None:
         """Count the step's tokens, and end what `_scored` ends, where a subclass came by without it."""
         if step.advantages_B is not None:
             raise RecipeError(
@@ -435,12 +424,12 @@ class PFPOTrainer(PrefixTrainer):
             self._counts.add_tokens(dict(brought))
             self._metrics["train"].update({f"tokens/{name}": [float(n)] for name, n in self.tokens.items()})
 
-    def _rebind(self, step: _Step, **attributes: Any) -> None:
+    def _rebind(self, step: Step, **attributes: Any) -> None:
         """Bind attributes to something else, never change what they hold, until they are given back."""
         step.as_given = {name: getattr(self, name) for name in attributes}
         vars(self).update(attributes)
 
-    def _give_back(self, step: _Step) -> None:
+    def _give_back(self, step: Step) -> None:
         vars(self).update(step.as_given)
         step.as_given = {}
 
@@ -490,7 +479,7 @@ class PFPOTrainer(PrefixTrainer):
                 if not np.isnan(column).all():
                     self._metrics[self._mode][f"objective/{name}/{kind}"].append(float(np.nanmean(column)))
 
-    def _select(self, step: _Step, rewards_B_M: torch.Tensor, failed_B: torch.Tensor | None) -> torch.Tensor:
+    def _select(self, step: Step, rewards_B_M: torch.Tensor, failed_B: torch.Tensor | None) -> torch.Tensor:
         """The matrix (B, M) over all processes as TRL shall see it: for most selectors with their column behind it."""
         group = self.num_generations if step.mode == "train" else self.num_generations_eval
         scores_G_N_M = rewards_B_M.cpu().double().numpy().reshape(-1, group, rewards_B_M.size(1))
@@ -513,6 +502,7 @@ class PFPOTrainer(PrefixTrainer):
         facts = gather_object(list(step.facts)) if self._wants_facts else ()
         question = selection.Question(scores_G_N_M, valid_G_N, self.objectives, facts)
         if self._aggregation is not None:
+            self._tell_gaps(complete_G_N, failed_B)
             self._rebind(step, multi_objective_aggregation=self._aggregation)
             self._learn(step, question)
             return rewards_B_M
@@ -527,7 +517,7 @@ class PFPOTrainer(PrefixTrainer):
         matrix[torch.as_tensor(~valid_G_N.reshape(-1), device=matrix.device)] = torch.nan
         return matrix
 
-    def _learn(self, step: _Step, question: selection.Question) -> None:
+    def _learn(self, step: Step, question: selection.Question) -> None:
         """Let a selector that learns take the generation in: once, in training alone, and alike on every process."""
         if step.mode != "train" or step.learned:
             return
@@ -537,7 +527,7 @@ class PFPOTrainer(PrefixTrainer):
         for name, value in metrics_of(self._selector).items():
             self._metrics["train"][f"selector/{name}"] = [value]
 
-    def _log_left_out(self, step: _Step, complete_G_N: np.ndarray, failed_B: torch.Tensor | None) -> None:
+    def _log_left_out(self, step: Step, complete_G_N: np.ndarray, failed_B: torch.Tensor | None) -> None:
         """Log the share of rows that take no part: those that failed, and, but for TRL's own sums, those that lack a
         score that others of their group have."""
         if failed_B is None and self._aggregation is not None:
@@ -546,6 +536,13 @@ class PFPOTrainer(PrefixTrainer):
         if self._aggregation is None:
             out_B |= ~complete_G_N.reshape(-1)
         self._metrics[step.mode]["errors/rows"].append(float(out_B.mean()))
+
+    def _tell_gaps(self, complete_G_N: np.ndarray, failed_B: torch.Tensor | None) -> None:
+        """Say once what TRL's sums make of a reward that a row lacks and others of its group have."""
+        failed = np.zeros(complete_G_N.size, bool) if failed_B is None else failed_B.cpu().numpy()
+        if not self._told_gaps and (~complete_G_N.reshape(-1) & ~failed).any():
+            self._told_gaps = True
+            logger.warning(selection.GAPS, type(self._selector).__name__)
 
     def _scale_ties(self) -> None:
         self._tie_is_default, self._scaled_ties, self._selector.tie_break = False, True, "scaled"
@@ -558,7 +555,7 @@ class PFPOTrainer(PrefixTrainer):
         self._selector.weights = dict(zip(self.objectives, weights.tolist(), strict=True))
         return weights
 
-    def _append(self, step: _Step, rewards_B_M: torch.Tensor, column_B: torch.Tensor) -> torch.Tensor:
+    def _append(self, step: Step, rewards_B_M: torch.Tensor, column_B: torch.Tensor) -> torch.Tensor:
         """Add the selector's column for the rest of TRL's step."""
         name = COLUMN
         while name in self.reward_func_names:
@@ -574,7 +571,7 @@ class PFPOTrainer(PrefixTrainer):
         )
         return torch.cat([rewards_B_M, column_B.unsqueeze(1)], dim=1)
 
-    def _restore_log(self, step: _Step) -> None:
+    def _restore_log(self, step: Step) -> None:
         """TRL logged the column as the reward; log the user's weighted sum, and the column under its own name."""
         if step.column is None:
             return
@@ -585,7 +582,7 @@ class PFPOTrainer(PrefixTrainer):
         metrics = self._metrics[step.mode]
         logs.as_trl_would(metrics, self._logs, rewards_B_M, weights_M, names, column, group, of_batch)
 
-    def _replace_advantages(self, step: _Step, out: dict[str, Any], rows: int) -> None:
+    def _replace_advantages(self, step: Step, out: dict[str, Any], rows: int) -> None:
         """Put a selector's own advantages in the place of TRL's, in the batch (this process's rows) and in the log."""
         advantages_B, step.advantages_B = step.advantages_B, None
         if advantages_B is None:
@@ -633,7 +630,7 @@ class PFPOTrainer(PrefixTrainer):
     def _collect(self) -> Iterator[None]:
         """Evaluation mode, and a step and metrics of its own, for a rollout; afterwards everything as before."""
         training, metrics, group = self.model.training, self._metrics, self.num_generations_eval
-        outer, self._current = self._current, _Step(mode="eval", collecting=True)
+        outer, self._current = self._current, Step(mode="eval", collecting=True)
         self.model.eval()
         self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
         self.num_generations_eval = 1  # vLLM takes the rows for groups of this size, all of one prompt
@@ -657,18 +654,28 @@ class PFPOTrainer(PrefixTrainer):
         self, rows: Sequence[Mapping[str, Any]], prompts: Sequence[Any], generated: tuple[Any, ...]
     ) -> list[Trajectory]:
         ends = (*self.eos_token_ids, self._tokenizer.pad_token_id)
-        return trajectories_of(rows, prompts, generated, self.environments, ends, self.max_tool_calling_iterations)
+        limit = self.max_tool_calling_iterations
+        words = None if getattr(self, "rollout_func", None) is not None else words_of(self._tokenizer)
+        return trajectories_of(rows, prompts, generated, self.environments, ends, limit, words)
 
     @contextmanager
     def _described_tools(self) -> Iterator[None]:
-        """Tools as JSON schemas while TRL renders and parses. A rollout_func, which may call them, finds functions."""
-        held: dict[str, Any] = {name: vars(self)[name] for name in ("tools", "_env_tools") if name in vars(self)}
+        """Tools as JSON schemas while TRL renders and parses, and their results as text, in the order of the calls.
+
+        A rollout_func, which may call tools, finds functions.
+        """
+        held: dict[str, Any] = {name: vars(self)[name] for name in _TOOL_ATTRIBUTES if name in vars(self)}
         if getattr(self, "rollout_func", None) is None:
-            for name, value in held.items():
+            for name in held.keys() & {"tools", "_env_tools"}:
+                value = held[name]
                 if isinstance(value, dict):
-                    setattr(self, name, {key: self._schemas(tools) for key, tools in value.items()})
+                    setattr(self, name, {key: self._schemas(of_key) for key, of_key in value.items()})
                 else:
                     setattr(self, name, self._schemas(value))
+        if "_sync_tool_dicts" in held:
+            pairs = zip(held["_sync_tool_dicts"], held["_async_tool_dicts"], strict=True)
+            made = [tools.readable(own, later, self._is_vlm) for own, later in pairs]
+            self._sync_tool_dicts, self._async_tool_dicts = map(list, zip(*made, strict=True))
         try:
             yield
         finally:
@@ -719,8 +726,7 @@ class PFPOTrainer(PrefixTrainer):
             batches.merge(out, fresh, slots, gifts, group=group, pad_id=pad_id, first=first)
             logs.copy_groups(table, shown, slots, gifts, group)
         logs.put_back(self._logs, table)
-        mask = out["completion_mask"] * out["tool_mask"] if "tool_mask" in out else out["completion_mask"]
-        out["num_items_in_batch"] = self.accelerator.gather(mask.sum()).sum()
+        batches.count_items(out, self.accelerator)
         self._metrics["train"]["pareto/redrawn_groups"].append(float(replaced))
 
     def _new_rows(self, groups: int, number: int, columns: tuple[str, ...]) -> list[dict[str, Any]]:

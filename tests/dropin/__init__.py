@@ -33,7 +33,7 @@ from fate_trl.process.team import count
 from fate_trl.train.config import PFPOConfig
 from fate_trl.train.trainer import PFPOTrainer
 
-OURS = ("pareto/", "objective/", "errors/", "tokens/")
+OURS = ("pareto/", "objective/", "errors/", "tokens/", "tools/overflowed_ratio")
 """How the names of what PFPOTrainer adds to the log begin."""
 
 
