@@ -90,6 +90,11 @@ def whole_groups(micro_batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: parts[i] for key, parts in split.items()} for i in range(len(sizes))]
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """float64, where the device has it: Apple's MPS does not."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def count_items(out: dict[str, Any], accelerator: Any) -> None:
     """Set the number of tokens in the loss, over all processes, to what the masks now hold."""
     mask = out["completion_mask"] * out["tool_mask"] if "tool_mask" in out else out["completion_mask"]

@@ -111,7 +111,7 @@ class ToolTurns:
                 if name in plain:
                     results.append((name, self._call(plain[name], name, arguments)))
                 elif name in asynchronous:
-                    later.append((name, asynchronous[name](**arguments)))
+                    later.append((name, self._call(asynchronous[name], name, arguments)))
                 else:
                     raise ValueError(f"Tool {name} not found.")
             except Exception as error:

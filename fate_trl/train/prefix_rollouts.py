@@ -30,6 +30,7 @@ from transformers import (
 )
 
 from ..record import stable_hash
+from .batches import widest
 from .prefix_cache import Prefix, Prefixes, Slots, additive_or_boolean, levels
 
 WINDOW = 8
@@ -120,7 +121,7 @@ class Sampling:
         if self.greedy:
             return scores_B_V.argmax(dim=1).tolist()
         # The inverse of the distribution function, at one number of each row's generator.
-        heights_B_V = scores_B_V.softmax(dim=1).cumsum(dim=1, dtype=torch.float64)
+        heights_B_V = scores_B_V.softmax(dim=1).cumsum(dim=1, dtype=widest(scores_B_V.device))
         at_B_1 = uniform_B[:, None] * heights_B_V[:, -1:]
         return torch.searchsorted(heights_B_V, at_B_1, right=True)[:, 0].clamp(max=scores_B_V.size(1) - 1).tolist()
 
@@ -454,7 +455,8 @@ class _Run:
 
     def _sample(self, rows: Sequence[Row], logits_B_V: torch.Tensor) -> None:
         began = time.perf_counter()
-        uniform_B = torch.stack([row.uniform[row.sampled] for row in rows]).to(logits_B_V.device)
+        device = logits_B_V.device
+        uniform_B = torch.stack([row.uniform[row.sampled] for row in rows]).to(widest(device)).to(device)
         tokens = self.rollouts.sampling(logits_B_V, uniform_B, rows)
         self.spent.tokens["sampled"] += len(tokens)
         for row, token in zip(rows, tokens, strict=True):
