@@ -91,7 +91,7 @@ def untrained_findings(subject: Subject) -> Iterator[Finding]:
         "error",
         f"a call needs {' and '.join(lacking)}, whose embedding is that of the unused ids: the model was never trained "
         "on it, cannot write it, and LoRA on linear layers cannot teach it to",
-        "Set model.chat_template and model.tool_parser to a format of plain words (bare_json, json), or name these "
+        "Set model.chat_template and model.tool_parser to a format of plain words (chatml_json, json), or name these "
         "tokens in model.train_tokens.",
         {"tokens": lacking},
     )

