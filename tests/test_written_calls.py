@@ -1,10 +1,14 @@
 """Calls that a model wrote as text are malformed calls; ordinary answers that look a little like them are answers."""
 
+import json
 import re
 
 import pytest
 from case import case
 
+from fate_trl import cli
+from fate_trl.metrics.concerns import diagnose
+from fate_trl.testing.served import ScriptedServer, completion
 from fate_trl.types import Outcome, Task, ToolCall, Trajectory
 from fate_trl.verify.scoring import TrajectoryControl
 from fate_trl.verify.written import LONGEST, written_call
@@ -168,3 +172,60 @@ def test_without_tools_only_marks_count():
 def test_no_text_takes_long(part):
     """Work is bounded by what is looked at."""
     assert written_call({"role": "assistant", "content": part * LONGEST}, TOOLS) in (False, True)
+
+
+# ------------------------------------------------------------------------------------------------ a whole stage of them
+
+
+def evaluated(tmp_path, monkeypatch, capsys, script):
+    """What `fate-trl eval` prints, and the rules that its report shows, of a model that answers by the script."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with ScriptedServer(script) as server:
+        monkeypatch.setattr("sys.argv", [
+            "fate-trl", "eval", server.url, "--model", "m", "--suite", "workbench", "--output", "run",
+            "--set", "suites.0.args.test=6", "--set", "suites.0.args.train=1", "--set", "suites.0.args.validation=1",
+        ])  # fmt: skip
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    assert end.value.code == 0
+    said = capsys.readouterr()
+    stages = {record["stage"]: record for record in map(json.loads, (tmp_path / "run/rounds/00/stages.jsonl").open())}
+    rows = json.loads((tmp_path / "run/metrics.json").read_text())["rows"]
+    return " ".join((said.out + said.err).split()), [concern.rule for concern in diagnose(rows, {0: stages})]
+
+
+def as_json(body, key="arguments"):
+    tool = body["tools"][0]["function"]
+    return json.dumps({"name": tool["name"], key: dict.fromkeys(tool["parameters"]["properties"], "x")})
+
+
+@case(
+    "calls as text",
+    "a whole evaluation in which every task ends in a call as bare JSON",
+    "all tasks inert with `valid_calls` near 100 %, and nothing said why",
+    "the log and the report name the cause, and `model.tool_parser` as the key to set",
+)
+def test_a_stage_without_a_call_that_was_read_says_why(tmp_path, monkeypatch, capsys):
+    said, rules = evaluated(tmp_path, monkeypatch, capsys, lambda number, body: completion(as_json(body)))
+    assert "Not one call was read in eval-test, and 6 of 6 texts end in what looks like one" in said
+    assert "model.tool_parser" in said
+    assert "unread-calls" in rules
+    assert "model.tool_parser" in (tmp_path / "run/report.html").read_text()
+
+
+@pytest.mark.parametrize("answer", ["Done.", '{"paid": 3}', "I can't help with that."])
+def test_a_stage_of_answers_says_nothing(tmp_path, monkeypatch, capsys, answer):
+    said, rules = evaluated(tmp_path, monkeypatch, capsys, lambda number, body: completion(answer))
+    assert "Not one call" not in said
+    assert "unread-calls" not in rules
+
+
+def test_nor_does_one_in_which_some_call_was_read(tmp_path, monkeypatch, capsys):
+    def script(number, body):
+        name = body["tools"][0]["function"]["name"]
+        return completion(calls=[(name, "{}")]) if number == 0 else completion(as_json(body))
+
+    said, rules = evaluated(tmp_path, monkeypatch, capsys, script)
+    assert "Not one call" not in said
+    assert "unread-calls" not in rules

@@ -29,6 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..loop.counts import tokens
 from ..loop.reporter import Reporter, Silent
 from ..metrics import is_error
+from ..metrics.concerns import unread_calls
 from ..record import dumps
 from ..types import KINDS, Case
 from .console import err, visible
@@ -184,6 +185,9 @@ class Lines(_Counting):
     def finish(self, summary: Mapping[str, Any]) -> None:
         told = [_told(key.replace("_", " "), value) for key, value in summary.items() if key not in _ELSEWHERE]
         self._line(", ".join(part for part in told if part), summary["seconds"])
+        warning = unread_calls(self.stage, summary)
+        if warning:
+            self.console.print(escape(visible(warning)), soft_wrap=True)
 
     def _line(self, text: str, seconds: float) -> None:
         head = f"round {self.round}  {self.stage:<22} {seconds:7.1f} s  "

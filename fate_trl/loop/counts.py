@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from ..metrics import causes, is_error
-from ..types import Case, Repair, Stage
+from ..types import Case, Repair, Stage, Trajectory
+from ..verify.written import written_call
 from .repairing import failures_of
 
 
@@ -55,12 +56,28 @@ def errors(cases: Sequence[Case]) -> dict[str, Any]:
     return {"errors": sum(map(is_error, cases)), "causes": causes(cases)}
 
 
+def unread_calls(cases: Iterable[Case]) -> dict[str, int]:
+    """How many endings look like calls, where not one call of the whole stage was read; {} where any was, or none."""
+    trajectories = [trajectory for trajectory, _ in cases]
+    said = [message for trajectory in trajectories for message in trajectory.messages]
+    if any(message.get("tool_calls") for message in said):
+        return {}
+    unread = sum(map(_ends_in_a_call, trajectories))
+    return {"unread_calls": unread} if unread else {}
+
+
+def _ends_in_a_call(trajectory: Trajectory) -> bool:
+    last = trajectory.messages[-1] if trajectory.messages else {}
+    return last.get("role") == "assistant" and written_call(last, trajectory.task.tools)
+
+
 def collect_summary(cases: Sequence[Case]) -> dict[str, Any]:
     """Counts of a collect stage."""
     return {
         "trajectories": len(cases),
         "failures": len(failures_of(cases)),
         "resolved": sum(card.resolved for _, card in cases),
+        **unread_calls(cases),
         **errors(cases),
         **tokens(cases),
     }

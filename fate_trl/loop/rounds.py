@@ -29,7 +29,17 @@ from ..suites.opening import tasks_of
 from ..suites.scripted import ROLES, ScriptedPolicy, perform, script_for
 from ..types import BufferRow, Case, Failure, Repair, RolloutRequest, ScoreCard, Stage, Task, Trajectory
 from ..verify.scoring import spent
-from .counts import collect_summary, errors, evaluation, measured, peak_memory, repair_summary, tokens, tokens_of_round
+from .counts import (
+    collect_summary,
+    errors,
+    evaluation,
+    measured,
+    peak_memory,
+    repair_summary,
+    tokens,
+    tokens_of_round,
+    unread_calls,
+)
 from .policies import load_policy, save_policy, tidy
 from .repairing import anchors, by_failure, check_requests, failures_of, row_of, rows_of, select, selection
 from .reporter import Reporter, Silent
@@ -420,7 +430,8 @@ class Evolution:
     ) -> None:
         def work() -> Mapping[str, Any]:
             cases = self._roll(round, "rollouts", stage, requests, policy)
-            return {"trajectories": len(cases), **errors(cases), **({} if policy else tokens(cases))}
+            own = {} if policy else {**unread_calls(cases), **tokens(cases)}
+            return {"trajectories": len(cases), **errors(cases), **own}
 
         self._stage(round, stage, len(requests), work)
 

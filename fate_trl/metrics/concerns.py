@@ -18,6 +18,7 @@ they can speak in the log of a run that is still going as well as in its report.
 | `divergence` | training tasks are resolved surely more often than validation tasks, by more than before training |
 | `gamed` | a verifier that trains sees progress for sure, and a held-out one sees decline for sure |
 | `rolled-back` | a round was not accepted |
+| `unread-calls` | not one call of a stage was read, and texts end in what looks like calls |
 | `server-fails` | a server failed on some requests whenever it was asked, most likely over what the model wrote |
 | `errors` | more than 2 % of the test cases have an infrastructure error |
 | `few-cases` | an interval of the headline metrics stands on fewer than 20 clusters |
@@ -75,6 +76,7 @@ def diagnose(rows: Sequence[Row], rounds: Mapping[int, Stages]) -> list[Concern]
     for number, stages in rounds.items():
         found += [Concern(rule, number, text) for rule, text in (*_of_repairs(stages), *_of_pfpo(stages))]
         found += [Concern("rolled-back", number, text) for text in _of_gate(stages)]
+        found += [Concern("unread-calls", number, text) for text in _of_calls(stages)]
     return sorted(found, key=lambda concern: concern.round)
 
 
@@ -262,6 +264,24 @@ def _of_gate(stages: Stages) -> Iterator[str]:
     if not accept["accepted"]:
         why = accept.get("undecided") or f"surely worse on validation: {', '.join(accept['worse'])}"
         yield f"The round was rolled back ({why}). The next one starts from the last accepted policy."
+
+
+def _of_calls(stages: Stages) -> Iterator[str]:
+    """Once for a round: its stages sample from one model, through one parser."""
+    told = (unread_calls(stage, record) for stage, record in stages.items())
+    yield from [text for text in told if text][:1]
+
+
+def unread_calls(stage: str, record: Mapping[str, Any]) -> str:
+    """What to say of a stage in which no call was read and texts look like calls; "" of any other."""
+    if not record.get("unread_calls"):
+        return ""
+    return (
+        f"Not one call was read in {stage}, and {record['unread_calls']} of {record['trajectories']} texts end in what "
+        "looks like one. So nothing ran, however able the model is: the tool parser does not fit what it writes. Set "
+        "model.tool_parser (json for calls as plain JSON; fate-trl check says which fit its chat template), or "
+        "model.chat_template; of a model at an endpoint, the server's own tool parser."
+    )
 
 
 def mean_of(log: Sequence[Mapping[str, Any]], key: str) -> float | None:
