@@ -112,8 +112,8 @@ def imported(name, tree):
 
 
 def room(module):
-    """The room that a module stands in; "" for the package's face."""
-    return f"{module}.".split(".")[1]
+    """The room that a module stands in; "" for the package's face and its command."""
+    return f"{module}.".split(".")[1].replace("__main__", "")
 
 
 def tree_of(name):

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from benchmarks import families
 from fate_trl.cli import app
 from fate_trl.errors import RecipeError
-from fate_trl.preflight import findings, memory
+from fate_trl.preflight import findings, hub, memory
 from fate_trl.recipe.loading import find_recipe, make_recipe, override, read_values
 from fate_trl.train import learner, models
 
@@ -114,11 +114,9 @@ def test_combinations():
 
 
 def test_a_hub_that_cannot_be_reached_is_told_at_once(monkeypatch):
-    monkeypatch.setattr(findings, "_answers", lambda host, port: False)
+    monkeypatch.setattr(hub, "_answers", lambda host, port: False)
     monkeypatch.setattr(learner, "load_model", lambda model: pytest.fail("it was loaded"))
-    with pytest.raises(
-        RecipeError, match=r"nobody/nothing is neither in the hub's cache here, and .* cannot be reached"
-    ):
+    with pytest.raises(RecipeError, match=r"nobody/nothing is not in the hub's cache here, and .* cannot be reached"):
         findings._subject(recipe_of("model.path=nobody/nothing"))
 
 

@@ -379,6 +379,7 @@ def test_the_policy_of_a_run_is_the_last_accepted_one(tmp_path):
 def test_however_a_run_stops_the_way_on_is_said(tmp_path, capsys, stop, status):
     def stopped():
         with explained(RunDirectory(tmp_path / "run"), "eval"):
+            (tmp_path / "run/rounds/00").mkdir(parents=True)
             raise stop
 
     with pytest.raises(SystemExit if status else stop) as end:

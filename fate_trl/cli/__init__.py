@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
+from .. import __version__
 from ..errors import FateError
 from ..process.team import require_one
 from .card import save_model, write_card
@@ -28,9 +30,24 @@ from .view import view_run
 _LONGEST = 10_000
 """Most characters of an error that are shown: it may quote a file."""
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.splitlines()[0]
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fate-trl {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Begin with: fate-trl run quickstart. What there is: fate-trl recipes, suites, plugins.")
+def fate_trl(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Train a tool-using language model on its own failed trajectories: run a recipe, look at what came of it."""
+
+
 app.command("run")(run_recipe)
 app.command("eval")(evaluate_model)
 app.command("check")(check_recipe)

@@ -12,6 +12,7 @@ from ..errors import RecipeError
 from ..ledger.layout import is_run
 from ..ledger.reading import RunReader
 from ..ledger.writing import RunDirectory
+from ..preflight.hub import reach_hub
 from ..process import team
 from ..recipe.checks import check
 from ..recipe.loading import override, validated
@@ -61,6 +62,7 @@ def evaluate_model(
             )
         asked = validated(data)
         components = check(asked)
+        reach_hub(asked)
         directory = RunDirectory(fresh(Path(output)))
     with directory.lock(), explained(directory, "eval"):
         directory.write_text("recipe.yaml", asked.dump())

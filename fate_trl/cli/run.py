@@ -9,7 +9,7 @@ import platform
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +21,7 @@ from ..errors import RecipeError
 from ..ledger.reading import RunReader
 from ..ledger.writing import RunDirectory
 from ..loop.reporter import Reporter
+from ..preflight.hub import reach_hub
 from ..process import team
 from ..process.stop import Stopped
 from ..process.team import Deserted
@@ -52,6 +53,7 @@ def run_recipe(
         asked, components, directory = resumed(resume, sets)
     else:
         asked, components = load_with_components(recipe, sets)
+        reach_hub(asked)
         if asked.rollout.recorded is not None:
             interchange.read(asked.rollout.recorded)  # what is wrong with it is said before torch is imported
         directory = RunDirectory(fresh(Path(asked.output_dir)))
@@ -88,21 +90,39 @@ def fresh(path: Path) -> Path:
     while candidate.exists():
         number += 1
         candidate = path.with_name(f"{path.name}-{number}")
+    if candidate != path:
+        there, place = escape(visible(str(path))), escape(visible(str(candidate)))
+        err.print(f"{there} is there already, so this goes into [bold]{place}[/]", soft_wrap=True)
     return candidate
 
 
 @contextlib.contextmanager
 def explained(directory: RunDirectory, command: str) -> Iterator[None]:
-    """However the run stops, the way to go on with it is on the screen."""
+    """However the run stops, the way to go on with it is on the screen; one that recorded nothing is taken back."""
     signal.signal(signal.SIGTERM, _terminate)
+    new = set(directory.path.iterdir()) <= {directory.path / ".lock"}
     try:
         yield
     except BaseException as error:
+        if new and not directory.rounds:
+            _take_back(directory)
+            if isinstance(error, KeyboardInterrupt):
+                err.print("stopped before anything was recorded")
+                sys.exit(getattr(error, "status", 128 + signal.SIGINT))
+            raise
         way = f"fate-trl {command} --resume {escape(visible(str(directory.path)))}"
         err.print(f"stopped; go on with: [bold]{way}[/]", soft_wrap=True)
         if isinstance(error, KeyboardInterrupt):
             sys.exit(getattr(error, "status", 128 + signal.SIGINT))
         raise
+
+
+def _take_back(directory: RunDirectory) -> None:
+    """Remove a run directory that holds no record, only what was asked."""
+    for name in ("recipe.yaml", "manifest.json", ".lock"):
+        (directory.path / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # something else is in it: that stays
+        directory.path.rmdir()
 
 
 def _terminate(number: int, frame: Any) -> None:
@@ -123,14 +143,27 @@ def go(asked: Recipe, components: Components, directory: RunDirectory, quiet: bo
         directory.write_json("manifest.json", _manifest(asked, evolution.suites))
         with evolution.stop.listening():
             rows = evolution()
-    write_cards(directory, asked)
-    page = write_report(directory.path)
-    if as_json:
-        print(dumps({"event": "finished", "run": str(directory.path), "report": str(page), "rows": rows}))
-    else:
+    if not as_json:
         out.print(metrics_table(rows))
         out.print(f"run directory: {directory.path}", soft_wrap=True)
+    _described("its model cards", directory, lambda: write_cards(directory, asked))
+    page = _described("its report", directory, lambda: write_report(directory.path))
+    if as_json:
+        report = None if page is None else str(page)
+        print(dumps({"event": "finished", "run": str(directory.path), "report": report, "rows": rows}))
+    elif page is not None:
         say_where("report", page)
+
+
+def _described(what: str, directory: RunDirectory, write: Callable[[], Any]) -> Any:
+    """What `write` returns; a warning, and None, where it fails: the run is done all the same."""
+    try:
+        return write()
+    except Exception as error:
+        place, reason = visible(str(directory.path)), visible(f"{type(error).__name__}: {error}")
+        again = f"The run is finished; `fate-trl report {place}` tries once more."
+        err.print(f"[yellow]warning:[/] {what} cannot be written: {escape(reason)}. {escape(again)}", soft_wrap=True)
+        return None
 
 
 @contextlib.contextmanager

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from ..errors import FateError, RecipeError
 from ..ledger.writing import RunDirectory
 from ..loop.repairing import row_of
-from ..recipe.schema import Recipe, generation, hub_id
+from ..recipe.schema import Recipe, generation
 from ..recipe.trl_keys import trl_defaults
 from ..suites.opening import open_suites, tasks_of
 from ..types import RolloutRequest
+from .hub import reach_hub
 from .lengths import length_findings
 from .licences import licence_findings
 from .memory import Lengths, Need, estimate
@@ -64,7 +62,7 @@ def findings(recipe: Recipe, device_memory: float | None = None, measure: bool =
 
 
 def _subject(recipe: Recipe) -> Subject:
-    local = _local_only(recipe)
+    local = not reach_hub(recipe)
     suites = open_suites(recipe.suites)
     tasks = {split: tasks_of(suites, split, recipe.seed) for split in ("train", "validation", "test")}
     from transformers import AutoConfig, AutoTokenizer
@@ -78,34 +76,6 @@ def _subject(recipe: Recipe) -> Subject:
     except (OSError, ValueError) as error:
         raise RecipeError(f"model.path: no configuration or tokenizer of {recipe.model.path!r}: {error}") from None
     return Subject(recipe, suites, tasks, tokenizer, config)
-
-
-def _local_only(recipe: Recipe) -> bool:
-    """Whether a hub cannot be reached; an error at once where it would be needed, and not after a client's retries."""
-    name = hub_id(recipe.model)
-    if name is None:
-        return True
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    host = urlsplit(constants.ENDPOINT)
-    online = not constants.HF_HUB_OFFLINE and (
-        host.scheme in urllib.request.getproxies() or _answers(str(host.hostname), host.port or 443)
-    )
-    cached = try_to_load_from_cache(name, "config.json", revision=recipe.model.revision)
-    if not online and not isinstance(cached, str):
-        raise RecipeError(
-            f"model.path: {name} is neither in the hub's cache here, and {host.hostname} cannot be reached. Give a "
-            "folder that holds its config.json and its tokenizer, or run this where the hub can be reached."
-        )
-    return not online
-
-
-def _answers(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=1).close()
-    except OSError:
-        return False
-    return True
 
 
 # ------------------------------------------------------------------------------------------------ arithmetic

@@ -326,7 +326,9 @@ def training(summary: Json) -> list[Chart]:
     for objective in summary["training"]["objectives"]:
         by_kind = {str(kind): pfpo.get(f"objective/{objective}/{kind}") for kind in KINDS}
         named = [(kind, points) for kind, points in by_kind.items() if points]
-        named = named or [("all", pfpo[f"rewards/{objective}/mean"])]
+        named = named or [("all", pfpo[key]) for key in [f"rewards/{objective}/mean"] if key in pfpo]
+        if not named:  # it applied to no task that was sampled on
+            continue
         out.append(
             _over_steps(f"PFPO: {_words(objective)}", named, share=all(0 <= v <= 1 for _, p in named for _, v in p))
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,16 @@ def model_folder(model: Model) -> str:
     return str(folder) if folder.is_dir() else model.path
 
 
+@contextmanager
+def _explained(model: Model) -> Iterator[None]:
+    """Within, what transformers cannot find or read is a RecipeError in a sentence."""
+    try:
+        yield
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise RecipeError(f"model.path: {model.path!r} cannot be loaded: {reason}") from error
+
+
 def load_model(model: Model) -> tuple[Any, Any]:
     """(model, tokenizer) as the recipe asks: precision, 4 bits, LoRA.
 
@@ -39,7 +50,9 @@ def load_model(model: Model) -> tuple[Any, Any]:
         RecipeError: The chat template cannot render tool calls, or a package is missing.
     """
     folder = model_folder(model)
-    tokenizer: Any = templates.prepare(AutoTokenizer.from_pretrained(folder, revision=model.revision), model)
+    with _explained(model):
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, revision=model.revision)
+    templates.prepare(tokenizer, model)
     quantization = None
     if model.load_in_4bit:
         quantization = BitsAndBytesConfig(
@@ -48,9 +61,10 @@ def load_model(model: Model) -> tuple[Any, Any]:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder, revision=model.revision, dtype=getattr(torch, model.dtype), quantization_config=quantization
-    )
+    with _explained(model):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, revision=model.revision, dtype=getattr(torch, model.dtype), quantization_config=quantization
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if model.lora is not None:
