@@ -149,7 +149,7 @@ def check(*words):
 def test_the_command_lists_tools_and_their_schemas():
     status, out = check(f"{CLASSES}/good/maze.py:Maze")
     assert status == 0
-    assert "Maze: 1 tools" in out
+    assert "Maze: 1 tool, " in out
     assert "  move(direction: Literal['north', 'south', 'west', 'east'])" in out
     assert "nothing found" in out
     status, out = check(f"{CLASSES}/good/thermostat.py:Thermostat", "--json", "--set", "mode=cool")

@@ -39,6 +39,12 @@ def follow(page, folder, replaced, run):
     return printed
 
 
+def written(page):
+    """(title, text) of the files that a page writes."""
+    blocks = BLOCK.findall((DOCS / page).read_text(encoding="utf-8"))
+    return [(title, text) for _, title, text in blocks if title]
+
+
 def _write(folder, title, text):
     """A file; or, "FILE, below RULE", the line that is to replace the one below that mark."""
     name, _, below = title.partition(", below ")
@@ -126,6 +132,27 @@ def test_own_tasks_and_tools(folder):
     assert before["resolved"]["value"] < 0.45
     assert after["resolved"]["value"] > 0.75
     assert (folder / "runs/office/rounds/01/selections.jsonl").is_file()
+
+
+def test_a_trl_environment(folder):
+    tried, _, checked, preflight, evaluated, trained = follow("tutorials/trl-environment.md", folder, {}, here)
+    assert "pay(payee: str, amount: int) -> str" in tried
+    assert "defect" not in tried + checked
+    assert "0 error" in preflight
+    assert "resolved" in evaluated
+    assert "resolved" in trained
+    first = json.loads((folder / "runs/bills/rounds/00/rollouts.jsonl").read_text().splitlines()[0])
+    assert "the bill in" in json.dumps(first), "what reset returned is in the prompt"
+    (page,) = (text for title, text in written("tutorials/trl-environment.md") if title == "bills.py")
+    assert "fate_trl" not in page.replace("fate-trl", ""), "it is TRL's environment, not ours"
+    rows = {
+        row["policy"]: row["metrics"]
+        for row in json.loads((folder / "runs/bills/metrics.json").read_text())["rows"]
+        if (row["split"], row["suite"], row["kind"]) == ("test", "all", "all")
+    }
+    assert rows["base"]["resolved"]["n"] == 34
+    assert rows["round-1"]["resolved"]["value"] > rows["base"]["resolved"]["value"] + 0.2
+    assert rows["round-1"]["asr"]["value"] < 0.2 < 0.8 < rows["base"]["asr"]["value"]
 
 
 def test_recipes_for_one_gpu_are_sound(folder):

@@ -123,7 +123,8 @@ def _check_environment(reference: str, given: dict[str, Any], seed: int, seconds
     if as_json:
         print_json({"reference": reference, **found})
     else:
-        _say(f"{found['environment']}: {len(found['tools'])} tools, {found['calls']} calls")
+        tools = "1 tool" if len(found["tools"]) == 1 else f"{len(found['tools'])} tools"
+        _say(f"{found['environment']}: {tools}, {found['calls']} calls")
         for tool in found["tools"]:
             _say(f"  {tool.get('signature') or tool['name'] + ': refused'}")
         for finding in found["findings"]:
