@@ -145,9 +145,10 @@ class COPO(Advantages):
         count_G = np.maximum(batch.valid_G_N.sum(axis=1), 2)
         penalty_G = (1 - 1 / count_G) / np.log2(count_G)
         consistent_1_G = (mean_of(batch.reward_G_N, batch.valid_G_N)[:, 0] * (1 - penalty_G * entropy_G))[None]
-        global_G_1 = standardised(consistent_1_G, batch.valid_G_N.any(axis=1)[None]).T
-        weight_G = 1 / (1 + np.exp(-self.slope * (entropy_G - self.threshold)))
-        weight_G_1 = np.where(np.any(local_G_N, axis=1), weight_G, 0.0).reshape(-1, 1)
+        global_G_1 = standardised(consistent_1_G, batch.valid_G_N.any(axis=1).reshape(1, -1)).T
+        mixed_G = np.asarray(local_G_N != 0).any(axis=1)
+        weight_G = np.where(mixed_G, 1 / (1 + np.exp(-self.slope * (entropy_G - self.threshold))), 0.0)
+        weight_G_1 = weight_G.reshape(-1, 1)
         mixed_G_N = weight_G_1 * local_G_N + (1 - weight_G_1) * global_G_1
         return np.where(batch.valid_G_N, mixed_G_N, 0.0)
 

@@ -106,8 +106,9 @@ class TreePrefix(Rowed):
 
     def _value(self, prefix: tuple[int, ...], prefixes: list[tuple[int, ...]], rewards: np.ndarray) -> float:
         below = rewards[[other[: len(prefix)] == prefix for other in prefixes]]
-        of = {"expectation": below.mean, "optimistic": below.max, "pessimistic": below.min}
-        return float(of[self.value]())
+        if self.value == "expectation":
+            return float(below.mean())
+        return float(below.max() if self.value == "optimistic" else below.min())
 
 
 @dataclass

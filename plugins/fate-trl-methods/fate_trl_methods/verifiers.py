@@ -1,0 +1,14 @@
+"""The family `methods`: verifiers that run something."""
+
+from __future__ import annotations
+
+from fate_trl.hookspecs import Component, hookimpl
+
+from .program import Program
+
+fate_trl_api = 1
+
+
+@hookimpl
+def fate_trl_verifiers() -> list[Component]:
+    return [Component("program", Program, "the answer's program: is there one, does it run, is what it prints right")]
