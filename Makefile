@@ -10,10 +10,10 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt plugins/fate-trl-agentdojo/pyproject.toml \
 		plugins/fate-trl-atbench/pyproject.toml plugins/fate-trl-guard/pyproject.toml \
-		plugins/fate-trl-judge/pyproject.toml
+		plugins/fate-trl-judge/pyproject.toml plugins/fate-trl-methods/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]' -e plugins/fate-trl-agentdojo -e plugins/fate-trl-atbench \
-		-e plugins/fate-trl-guard -e plugins/fate-trl-judge
+		-e plugins/fate-trl-guard -e plugins/fate-trl-judge -e plugins/fate-trl-methods
 	touch $@
 
 # What needs a benchmark package of its own, with 60 more behind it: for CI and for those who work on these plugins.
@@ -43,6 +43,9 @@ contract: plugins
 	$(BIN)/python $(CONTRACT) guard \
 		--fate-args "$$($(BIN)/python plugins/fate-trl-guard/tests/tiny_guards.py $(VENV)/tiny-guards)"
 	$(BIN)/python plugins/fate-trl-judge/tests/scripted_judge.py $(BIN)/python $(CONTRACT) judge
+	$(BIN)/python plugins/fate-trl-methods/tests/arguments.py $(VENV)/tiny-methods > $(VENV)/arguments-methods.json
+	for plugin in advantages methods; do \
+		OMP_NUM_THREADS=1 $(BIN)/python $(CONTRACT) $$plugin --fate-args "$$(cat $(VENV)/arguments-methods.json)" || exit 1; done
 
 slow: plugins
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,qlora]'

@@ -36,7 +36,12 @@ def verdicts(body: Any, verdict: Any = "yes", key: str | None = None, **changes:
 
 
 def by_content(number: int, body: Any) -> dict[str, Any]:
-    """Yes or no, as the record's hash has it."""
+    """Yes or no, as the record's hash has it; to the other components of the plugin, an answer in their form."""
+    question = body["messages"][-1]["content"]
+    if "Form: " in question:  # LISTEN: the last candidate, or weights as in the form
+        return completion('{"choice": 1}' if "choice" in question else question.partition("Form: ")[2])
+    if question.startswith(("call: ", "answer: ")):  # a request that names all that was handed over
+        return completion("Please " + " ".join(re.findall(r"[A-Za-z0-9@.]+", question.replace("call", ""))))
     verdict = "yes" if stable_hash(asked(body)[2]) % 2 else "no"
     return completion(verdicts(body, verdict, step=0, feedback="Do otherwise."))
 
@@ -58,7 +63,9 @@ def main() -> int:
             sys.stdout.flush()
             sys.stdin.read()
             return 0
-        given = json.dumps({"judge": {"url": server.url, "model": "scripted"}})
+        served = {"url": server.url, "model": "scripted"}
+        names = ("judge", "dual-reconstruction", "listen-tournament", "listen-utility")
+        given = json.dumps(dict.fromkeys(names, served))
         return subprocess.call([*options.command, "--fate-args", given])
 
 

@@ -22,11 +22,23 @@ def load(path: str, device: str) -> Any:
 
 
 @torch.inference_mode()
-def log_probabilities(model: Any, prompt: Sequence[int], completion: Sequence[int]) -> np.ndarray:
-    """Log-probability of each token of the completion after the prompt and those before it, (T,), in nats."""
-    if not len(completion):
-        return np.zeros(0)
-    ids = torch.tensor([[*prompt, *completion]], device=model.device)
-    logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
-    own = logits.log_softmax(dim=-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
-    return np.asarray(own.double().cpu().numpy())
+def log_probabilities(
+    model: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], width: int
+) -> np.ndarray:
+    """Log-probability of each token of the completions after its prompt and those before it, (N, width), in nats.
+
+    0 behind the end of a completion. Rows are padded on the right, where causal attention does not look.
+    """
+    out_N_T = np.zeros((len(prompts), width))
+    rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+    ids = torch.zeros((len(rows), max(map(len, rows), default=0)), dtype=torch.long)
+    for padded, row in zip(ids, rows, strict=True):
+        padded[: len(row)] = torch.tensor(row, dtype=torch.long)
+    if not ids.numel():
+        return out_N_T
+    ids = ids.to(model.device)
+    logs = model(input_ids=ids).logits[:, :-1].float().log_softmax(dim=-1)
+    own = logs.gather(2, ids[:, 1:, None])[:, :, 0].double().cpu().numpy()
+    for n, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        out_N_T[n, : len(completion)] = own[n, len(prompt) - 1 : len(prompt) - 1 + len(completion)]
+    return out_N_T

@@ -252,10 +252,10 @@ class ImplicitReward(Rowed):
         assert rows.prompt_ids_G_N is not None
         assert rows.completion_ids_G_N is not None
         out = np.zeros(rows.turn_G_N_T.shape)
-        for g, n in np.ndindex(*rows.prefix_G_N.shape):
-            prompt, completion = list(rows.prompt_ids_G_N[g, n]), list(rows.completion_ids_G_N[g, n])
-            chosen, given = (log_probabilities(model, prompt, completion) for model in self._models)
-            out[g, n, : len(completion)] = self.beta * (chosen - given)
+        for g in range(len(out)):
+            prompts, completions = list(rows.prompt_ids_G_N[g]), list(rows.completion_ids_G_N[g])
+            chosen, given = (log_probabilities(model, prompts, completions, out.shape[2]) for model in self._models)
+            out[g] = self.beta * (chosen - given)
         return np.where(rows.turn_G_N_T >= 0, out, 0.0)
 
     def _advantages(self, batch: Batch) -> np.ndarray:
