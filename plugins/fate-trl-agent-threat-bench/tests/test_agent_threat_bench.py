@@ -7,6 +7,9 @@ from collections import Counter
 import pytest
 
 pytest.importorskip("inspect_evals.agent_threat_bench")
+pytest.importorskip(
+    "fate_trl_agent_threat_bench", reason="not installed: pip install plugins/fate-trl-agent-threat-bench"
+)
 
 from fate_trl_agent_threat_bench import TASKS
 
