@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from case import case
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import families
+from fate_trl.errors import FateError
 from fate_trl.recipe.schema import Model
 from fate_trl.train import templates
 from fate_trl.train.examples import Unrenderable, split_calls, tokens_of
+from fate_trl.train.learner import TrlLearner
 from fate_trl.types import BufferRow
 
 SECTION = "chat templates and recorded calls"
@@ -164,3 +167,14 @@ def test_what_a_template_cannot_render_is_found(name, missing):
     assert set(templates.missing(tokenizer_of(name))) <= {"several calls", "text arguments"}
     if not missing:
         assert templates.missing(tokenizer_of(name)) == []
+
+
+def test_rows_that_cannot_be_rendered_are_left_out_of_sft_and_counted(caplog):
+    made = object.__new__(TrlLearner)
+    made.tokenizer, made.suites = tokenizer_of("llama3_1"), {}
+    broken = [USER, says("", call("Ada"), call("Bob")), says("Done.")]
+    good, bad = (dataclasses.replace(row_of(messages), tools=()) for messages in (TWO, broken))
+    assert len(made._examples([good, bad, good], {})) == 2
+    assert "1 of 3 rows left out of SFT" in caplog.text
+    with pytest.raises(FateError, match="all 2 rows"):
+        made._examples([bad, bad], {})
