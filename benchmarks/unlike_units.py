@@ -98,8 +98,8 @@ HEAD = """# The default tie-break, and the units of rewards
 Two reward functions that trade off: `share` in [0, 1], and `cost` in [−1, 0], [−10, 0] or [−1000, 0]. Of the words
 that a model of two layers may write, a third serve the one, a third the other, and a third both, at {both:.0%}.
 Shown is what each reward reached of its range, in %, as the mean of the last {last} of {steps} steps over {n} seeds,
-± their standard deviation, and the lower of the two. *default* breaks ties by `scaled` here, since rewards lie outside [0, 1];
-*worst* is the default within [0, 1], and follows the cost alone, which is always the lower.
+± their standard deviation, and the lower of the two. *default* breaks ties by `scaled` here, since rewards lie outside
+[0, 1]; *worst* is the default within [0, 1], and follows the cost alone, which is always the lower.
 
 | ranked by | cost down to | share | cost | the lower |
 |---|---|---|---|---|
