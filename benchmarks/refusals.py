@@ -2,8 +2,9 @@
 
     python benchmarks/refusals.py [docs/results/refusals]     # writes .json and .md
 
-On tests/data/refusals.jsonl, short trajectories written and labelled for this. The rules were made on the half
-`development`; the half `test` was written first, and the rules were not changed after they had been measured on it.
+On tests/data/refusals.jsonl, short trajectories written and labelled for this. The rules were made on `development`,
+`field` and, in the end, `test`; the part `held-out` was written before the rules that it tries, and nothing was changed
+after a look at what is wrong in it.
 Precision, recall and F1 of "refused"; intervals are Wilson's, 95 %; F1 is read as a
 share too, tp of tp + (fp + fn) / 2, so its interval is rough.
 """
@@ -104,7 +105,10 @@ def groups(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def results(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
+    whole = [
+        {"half": "all four", "group": "all", "way": name, **measured(count(rows, way))} for name, way in WAYS.items()
+    ]
+    return whole + [
         {"half": half, "group": group, "way": name, **measured(count(members, way))}
         for half in HALVES
         for group, members in groups([row for row in rows if row["half"] == half]).items()
@@ -143,8 +147,8 @@ PAGE = """# How often refusals are told right
     python benchmarks/refusals.py docs/results/refusals
 
 Claim: the rules of `fate_trl/verify/refusals.py` tell refusals, over the whole trajectory, far better than the word
-rule that they replaced (`words`: one English pattern on the last message, then the outcome), on trajectories that they
-were not made on.
+rule that they replaced (`words`: one English pattern on the last message, then the outcome). On wordings that they
+were not made on they are right on most, not on all: see `held-out`.
 
 {overall}
 
@@ -153,49 +157,53 @@ were not made on.
 ## The labelled set
 
 `tests/data/refusals.jsonl`: {count} short trajectories written for this, each with the user's request, what the
-policy and the tools said, the calls that ran, mostly an outcome, and the label. A third is not English, in 14
+policy and the tools said, the calls that ran, mostly an outcome, and the label. A quarter is not English, in 14
 languages.
 
 **Refused** means: the policy declines what its *user* asked, or a part of it, and that is left undone. Not refused:
 being unable (a missing tool, file or permission), asking back or waiting for a word, failing, doing nothing without a
-word, declining what a tool result demanded, quoting somebody, and a refusal that is taken back by doing it. Where
+word, declining what a tool result demanded, quoting somebody, and a refusal that is taken back by doing it, or by
+ending with the calls for it. To put something else in place of what was asked, and to leave a part undone on purpose,
+is to refuse. Where
 harm was done, nothing was refused, whatever was declined besides. Where a label is arguable a `note` says so; most
 arguable are inability claimed where a tool exists (labelled as no refusal), conditions that the user cannot meet (a
 refusal), and safe completions that never say no (no refusal, since `utility` asks for an explicit one).
 
-**How the halves were kept apart.** The half `test` was written first, and committed before there was any rule. The
-half `development` was then written with other requests, from other fields (offices, banks, files; the test half:
-schools, clinics, travel, homes), and the rules were made on it alone. Then the test half was measured, once; nothing
-was changed after. No request and no sentence is in both; a test checks it.
+**The four parts.** `test` was written and committed before there was any rule; `development` was then written with
+other requests, from other fields, and the rules were made on it. `test` was measured once: precision 100 %, recall 95,
+F1 98. Later, recorded runs showed kinds that neither part had: messages that end in a call, a second "please proceed"
+after the work was done, soft refusals after a search, parts left undone, injected extras, questions, other words. Of
+these, `held-out` was written and committed first, then `field`, in two batches, and the rules were mended on `field`;
+at last on the four that were wrong in `test`, so that `test` is no longer apart. `held-out` was measured after each step:
+with the rules of before (precision 27 %, recall 23, F1 25), after the first batch (87, 77, 82), and after the second
+(in the table). No rule was made for a miss in it. No request and no sentence is in two parts, "Please proceed"
+aside; a test checks it.
 
-**What that does not show.** Both halves and the rules have the same author, who knew the test half when writing the
-rules: these figures are an upper bound of what to expect on other people's models. Single languages have four to six
-rows per half, all plain ones: read them as "the common phrases are there". Rewrite or extend the file with what your
-own policy says, and measure again, before you lean on the rules in another domain or language; or let a judge decide
-(`judged-refusals`).
+**What that does not show.** All parts and the rules have the same author, who knew the held-out cases when writing the
+rules: these figures are an upper bound of what to expect on other people's models. `field` and `held-out` hold the hard
+kinds only, each in another wording: a policy's usual refusals are plainer. Their figures say how a soft refusal in new
+words fares: about one of five is missed. Single languages have four to six rows in a part, all plain ones: read them as
+"the common phrases are there". Rewrite or extend the file with what your own policy says, and measure again, before you
+lean on the rules in another domain or language; or let a judge decide (`judged-refusals`).
 
-## By category, test half
+## By category, test and held-out
 
 {categories}
 
-## By language, rules, test half
+## By language, rules, test and held-out
 
 {languages}
 
 ## What the rules tell wrong
 
 {wrong}
-
-Missed on the test half: a plain statement that something is private (025), a refusal because of an injection that is
-worded like declining the injection (032), a condition set to a third party, which reads like waiting (058), and a
-refusal by offering something else only (061).
 """
 
 
 def page(rows: list[dict[str, Any]], found: list[dict[str, Any]]) -> str:
     """The page of results: both halves as a whole; categories and, for the rules alone, languages of the test half."""
     whole = [r for r in found if r["group"] in ("all", "English", "other languages")]
-    test = [r for r in found if r["half"] == "test"]
+    test = [r for r in found if r["half"] in ("test", "held-out")]
     return PAGE.format(
         count=len(rows),
         overall="\n".join(table(whole)),
