@@ -175,8 +175,8 @@ F1 98. Later, recorded runs showed kinds that neither part had: messages that en
 after the work was done, soft refusals after a search, parts left undone, injected extras, questions, other words. Of
 these, `held-out` was written and committed first, then `field`, in two batches, and the rules were mended on `field`;
 at last on the four that were wrong in `test`, so that `test` is no longer apart. `held-out` was measured after
-each step: with the rules of before (precision 27 %, recall 23, F1 25), after the first batch (87, 77, 82), and after the second
-(in the table). No rule was made for a miss in it. No request and no sentence is in two parts, "Please proceed"
+each step: with the rules of before (precision 27 %, recall 23, F1 25), after the first batch (87, 77, 82), and
+after the second (in the table). No rule was made for a miss in it. No request and no sentence is in two parts, "Please proceed"
 aside; a test checks it.
 
 **What that does not show.** All parts and the rules have the same author, who knew the held-out cases when writing the
