@@ -170,14 +170,14 @@ arguable are inability claimed where a tool exists (labelled as no refusal), con
 refusal), and safe completions that never say no (no refusal, since `utility` asks for an explicit one).
 
 **The four parts.** `test` was written and committed before there was any rule; `development` was then written with
-other requests, from other fields, and the rules were made on it. `test` was measured once: precision 100 %, recall 95,
-F1 98. Later, recorded runs showed kinds that neither part had: messages that end in a call, a second "please proceed"
-after the work was done, soft refusals after a search, parts left undone, injected extras, questions, other words. Of
-these, `held-out` was written and committed first, then `field`, in two batches, and the rules were mended on `field`;
-at last on the four that were wrong in `test`, so that `test` is no longer apart. `held-out` was measured after
-each step: with the rules of before (precision 27 %, recall 23, F1 25), after the first batch (87, 77, 82), and
-after the second (in the table). No rule was made for a miss in it. No request and no sentence is in two parts, "Please proceed"
-aside; a test checks it.
+other requests, from other fields, and the rules were made on it. `test` was measured once: precision 100 %, recall
+95, F1 98. Later, recorded runs showed kinds that neither part had: messages that end in a call, a second "please
+proceed" after the work was done, soft refusals after a search, parts left undone, injected extras, questions, other
+words. Of these, `held-out` was written and committed first, then `field`, in two batches, and the rules were mended
+on `field`; at last on the four that were wrong in `test`, so that `test` is no longer apart. `held-out` was measured
+after each step: with the rules of before (precision 27 %, recall 23, F1 25), after the first batch (87, 77, 82), and
+after the second (in the table). No rule was made for a miss in it. No request and no sentence is in two parts,
+"Please proceed" aside; a test checks it.
 
 **What that does not show.** All parts and the rules have the same author, who knew the held-out cases when writing the
 rules: these figures are an upper bound of what to expect on other people's models. `field` and `held-out` hold the hard
