@@ -205,6 +205,33 @@ def late():
     assert face == {"fate_trl.suites.workbench.suite"}
 
 
+def test_every_room_says_what_it_is():
+    silent = [
+        name for name, path in MODULES.items() if path.name == "__init__.py" and not ast.get_docstring(tree_of(name))
+    ]
+    assert silent == []
+
+
+def of_a_trainer(node):
+    """Whether an attribute is one of a trainer, or of what a class extends."""
+    owner = node.value
+    if isinstance(owner, ast.Call):
+        return isinstance(owner.func, ast.Name) and owner.func.id == "super"
+    name = owner.id if isinstance(owner, ast.Name) else owner.attr if isinstance(owner, ast.Attribute) else ""
+    return "trainer" in name.lower()
+
+
+def test_one_file_touches_the_private_methods_of_trl():
+    touching = {
+        name
+        for name, tree in files()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
+        if of_a_trainer(node)
+    }
+    assert touching == {"train/trainer"}
+
+
 def test_files_are_short():
     lengths = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in MODULES.values()}
     lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in lengths.items()}

@@ -1,0 +1,5 @@
+"""The rounds on any learner, without torch: rounds.py is the run, and assemble.py makes one from a recipe.
+
+repairing.py chooses among candidates, tasks.py draws tasks, counts.py sums stages up, policies.py keeps what was
+trained, and reporter.py and trackers.py tell others of it.
+"""

@@ -1,0 +1,1 @@
+"""Recipes: their schema, read, overridden and checked without torch."""

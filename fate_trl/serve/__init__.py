@@ -1,0 +1,1 @@
+"""Policies and judges behind an OpenAI-compatible server."""

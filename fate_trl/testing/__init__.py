@@ -1,1 +1,1 @@
-"""What tests and reports stand on: scripted policies, a check of suites, and the contract suite for plugin authors."""
+"""For authors of plugins: the contract suite (contract/), sample records, hostile texts, and a scripted server."""
