@@ -361,7 +361,7 @@ def bind(factory: Callable[..., Any], arguments: Mapping[str, Any], what: str) -
     missing = required(factory) - set(arguments)
     if missing:
         raise RecipeError(f"{what} needs the argument {min(missing)!r}. It takes: {', '.join(named)}.")
-    target = factory.__init__ if inspect.isclass(factory) else factory  # type: ignore[misc]
+    target = factory.__init__ if inspect.isclass(factory) else factory
     try:
         hints = inspect.get_annotations(target, eval_str=True)
     except NameError as error:

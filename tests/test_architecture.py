@@ -64,8 +64,8 @@ HEAVY_IN_FUNCTIONS = {
 """Every import of a heavy package inside a function, by file: what is added here must be worth it."""
 
 
-TOUCHING = {"train/trainer", "train/prefix_trainer"}
-"""The trainer, and the class beneath it that reads shared prefixes once: nothing else calls TRL's private methods."""
+TOUCHING = {"train/trainer", "train/prefix_trainer", "train/prefix_sharing"}
+"""The trainer, and what beneath it reads shared prefixes once: nothing else touches TRL's private names."""
 
 LINES = 500
 LONGER = {"train/trainer": 750}

@@ -36,7 +36,8 @@ def complete_rows(scores_G_N_M: np.ndarray) -> np.ndarray:
     """
     missing_G_N_M = np.isnan(scores_G_N_M)
     lacking_G_N_M = missing_G_N_M & ~missing_G_N_M.all(axis=1, keepdims=True)
-    return ~np.logical_or.reduce(lacking_G_N_M, axis=2)
+    complete_G_N: np.ndarray = ~np.logical_or.reduce(lacking_G_N_M, axis=2)
+    return complete_G_N
 
 
 def orient(scores_G_N_M: np.ndarray, weights_M: np.ndarray) -> np.ndarray:
@@ -108,7 +109,8 @@ def first_front(scores_G_N_M: np.ndarray, valid_G_N: np.ndarray | None = None) -
     out_G_N = np.empty(valid.shape, bool)
     for chunk, beats in _beats(scores, valid):
         out_G_N[chunk] = ~np.logical_or.reduce(beats, axis=0).T
-    return out_G_N & valid
+    out_G_N &= valid
+    return out_G_N
 
 
 def front_ranks(scores_G_N_M: np.ndarray, valid_G_N: np.ndarray | None = None) -> np.ndarray:
@@ -146,7 +148,7 @@ def crowding_distance(scores_N_M: np.ndarray) -> np.ndarray:
         if len(values) and values[-1] > values[0]:
             distance_K[order[[0, -1]]] = np.inf
             distance_K[order[1:-1]] += (values[2:] - values[:-2]) / (values[-1] - values[0])
-    return distance_K[back_N.reshape(-1)] / max(1, distinct_K_M.shape[1])
+    return np.asarray(distance_K[back_N.reshape(-1)] / max(1, distinct_K_M.shape[1]))
 
 
 def hypervolume(scores_N_M: np.ndarray, reference_M: np.ndarray) -> float:
@@ -170,7 +172,7 @@ def _volume(above_N_M: np.ndarray) -> float:
     front = np.unique(above_N_M[first_front(above_N_M[None])[0]], axis=0)
     front = front[np.argsort(-front[:, -1])]
     depths = front[:, -1] - np.append(front[1:, -1], 0.0)
-    return sum(depth * _volume(front[: k + 1, :-1]) for k, depth in enumerate(depths) if depth > 0)
+    return float(sum(depth * _volume(front[: k + 1, :-1]) for k, depth in enumerate(depths) if depth > 0))
 
 
 # ------------------------------------------------------------------------------------------------ group rewards
@@ -237,7 +239,8 @@ def _unit(tie_G_N: np.ndarray, valid_G_N: np.ndarray) -> np.ndarray:
     """
     low = tie_G_N.min(axis=1, where=valid_G_N, initial=np.inf, keepdims=True)
     high = tie_G_N.max(axis=1, where=valid_G_N, initial=-np.inf, keepdims=True)
-    return (tie_G_N - low) / np.maximum(high - low, 1.0)
+    scaled_G_N: np.ndarray = (tie_G_N - low) / np.maximum(high - low, 1.0)
+    return scaled_G_N
 
 
 def front_reward(scores_G_N_M: np.ndarray, valid_G_N: np.ndarray, tie_G_N: np.ndarray, epsilon: float) -> np.ndarray:

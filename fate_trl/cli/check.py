@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ..errors import FateError
 from ..preflight import findings
+from ..preflight.subject import Finding
 from ..recipe.loading import load_recipe
 from .console import AsJson, Sets, out, print_json, visible
 from .run import quiet_libraries
@@ -29,7 +30,7 @@ def check_recipe(
     as_json: AsJson = False,
 ) -> None:
     """Say what a recipe will run into; exit status 1 if any check finds an error, 0 if none does."""
-    found: list[findings.Finding] = []
+    found: list[Finding] = []
     try:
         asked = load_recipe(recipe, sets)
         quiet_libraries()
@@ -47,7 +48,7 @@ def check_recipe(
         raise typer.Exit(1)
 
 
-def _table(found: list[findings.Finding]) -> Table:
+def _table(found: list[Finding]) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     for finding in found:
         colour = _COLOURS[finding.verdict]

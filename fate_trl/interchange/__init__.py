@@ -121,7 +121,7 @@ def run_cases(path: str | Path, round: int | None = None) -> Iterator[tuple[int,
 
 def round_of(case: Case) -> int:
     """The round that a row of ours was collected in; 1 for what others recorded."""
-    return case[0].data.get("row", {}).get("round", 1)
+    return int(case[0].data.get("row", {}).get("round", 1))
 
 
 # ------------------------------------------------------------------------------------------------ matching

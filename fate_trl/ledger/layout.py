@@ -53,7 +53,8 @@ def is_run(path: Path) -> bool:
 
 def trajectories_in(stage: Mapping[str, Any]) -> int | None:
     """How many trajectories the record of a finished stage counts; None if that stage rolls none out."""
-    return stage.get("trajectories", stage.get("candidates"))
+    counted: int | None = stage.get("trajectories", stage.get("candidates"))
+    return counted
 
 
 def seed_of(run_seed: int, round: int, stage: str, chunk: int = 0) -> int:

@@ -229,7 +229,7 @@ def _measured(recipe: Recipe) -> Finding:
 
 
 def _runtime(summary: Mapping[str, Any]) -> float:
-    return next(entry["train_runtime"] for entry in reversed(summary["log"]) if "train_runtime" in entry)
+    return float(next(entry["train_runtime"] for entry in reversed(summary["log"]) if "train_runtime" in entry))
 
 
 def refused(error: FateError) -> Finding:

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import plugins
 from ..errors import FateError
+from ..hookspecs import RepairStrategy
 from ..loop.repairing import failures_of, row_of
 from ..suites.scripted import perform, script_for
 from ..train import templates
@@ -57,7 +58,7 @@ def _repair_requests(subject: Subject, traces: Sequence[Trajectory]) -> list[Rol
         return []
     card = ScoreCard({"utility": Score(0.0, reason="", feedback="The task was not done as the user asked for it.")})
     strategy = subject.recipe.repair.strategy
-    repair = plugins.load("repair", strategy.name, strategy.args)
+    repair: RepairStrategy = plugins.load("repair", strategy.name, strategy.args)
     return repair.requests(failures_of((trace, card) for trace in traces), 1, np.random.default_rng(0))
 
 

@@ -42,6 +42,7 @@ def _card_licence(recipe: Recipe) -> str | None:
     from huggingface_hub import ModelCard
 
     try:
-        return ModelCard.load(file).data.get("license")
+        licence: str | None = ModelCard.load(file).data.get("license")
+        return licence
     except (ValueError, OSError):
         return None

@@ -284,7 +284,7 @@ def alive(model: Any) -> Any:
 
     class Alive(TorchDispatchMode):
         def __init__(self) -> None:
-            super().__init__()
+            super().__init__()  # type: ignore[no-untyped-call]
             own = (*model.parameters(), *model.buffers())
             self.sizes = {tensor.untyped_storage()._cdata: 0 for tensor in own}
             self.now = self.peak = 0

@@ -17,11 +17,13 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import FateError
 from ..record import dumps
 from ..types import Score, Trajectory
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,13 @@ class Thread:
 
     _inbox: queue.SimpleQueue[Any] | None = None
 
-    def call(self, function: Callable[[], Any], seconds: float) -> Any:
+    def call(self, function: Callable[[], T], seconds: float) -> T:
         """What `function` returns or raises. Raises TimedOut after `seconds`; what comes later goes nowhere."""
         inbox, self._inbox = self._inbox or _idle_thread(), None
         answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
         inbox.put((function, answer))
         try:
+            value: T
             value, error = answer.get(timeout=seconds)
         except BaseException as stopped:  # Ctrl-C as well: nobody else may wait behind what hangs
             inbox.put(None)
@@ -222,7 +225,8 @@ class Isolated:
     def ask(self, trajectories: Sequence[Trajectory], seconds: float) -> list[dict[str, Any]]:
         """Per trajectory {"scores": {objective: score}} or {"cause", "reason"}. Raises TimedOut or Died."""
         question = {"seconds": seconds, "trajectories": list(trajectories)}
-        return self.process.ask(question, seconds + GRACE)
+        answers: list[dict[str, Any]] = self.process.ask(question, seconds + GRACE)
+        return answers
 
     def score(self, trajectories: Sequence[Trajectory]) -> list[dict[str, Score]]:
         """As the verifier's own; without a limit in time worth the name."""

@@ -195,7 +195,7 @@ class _Builder:
 
 
 def _status(score: dict[str, Any]) -> str:
-    return score.get("status", "ok")
+    return str(score.get("status", "ok"))
 
 
 def _number(score: dict[str, Any] | None) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeVar
 
 import pydantic
 
@@ -21,6 +21,8 @@ from ..messages import Message, shallow, text_of
 from ..process.bounded import Limits, Thread, TimedOut
 from ..record import DEPTH, copied, dumps, nested, stable_hash
 from ..types import Cause, Outcome, RolloutRequest, StopReason, Task, ToolCall, Trajectory
+
+T = TypeVar("T")
 
 OPENINGS = 3
 """How often an episode that fails to open is tried (ours): what lends environments has bad moments."""
@@ -86,7 +88,7 @@ class Recorder:
         if self._episode is None:
             raise TypeError("the suite returned None, not an episode")
 
-    def _within(self, function: Callable[[], Any]) -> Any:
+    def _within(self, function: Callable[[], T]) -> T:
         return self._thread.call(function, self.limits.tool_seconds)
 
     def fail(self, cause: Cause, reason: str) -> None:
@@ -161,7 +163,8 @@ class Recorder:
         try:
             outcome = self._within(lambda: episode.outcome(calls, said))
             _check_outcome(outcome)
-            return copied(outcome)
+            own: Outcome = copied(outcome)
+            return own
         except TimedOut:
             self.fail("grading_timeout", f"grading took over {self.limits.tool_seconds:g} s")
         except Exception as error:

@@ -14,9 +14,10 @@ from typing import Any, Literal
 from ..errors import ToolError
 from ..hookspecs import Suite
 from ..messages import Message
+from ..process.bounded import Limits
 from ..record import stable_hash
 from ..types import BufferRow, RolloutRequest, Script, Task, Trajectory
-from .episodes import Limits, Recorder
+from .episodes import Recorder
 
 Role = Literal["oracle", "do-nothing", "refuse-all", "obey"]
 ROLES: tuple[Role, ...] = ("oracle", "do-nothing", "refuse-all", "obey")

@@ -82,4 +82,4 @@ class PFPOConfig(GRPOConfig):
                 f"prefix_cache_gb is {self.prefix_cache_gb} and pack_tokens is {self.pack_tokens}; "
                 "the first must be above 0, the second 1 or more."
             )
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]

@@ -28,7 +28,7 @@ class _Layer(DynamicLayer):
     values: Any
 
     def __init__(self, slots: Slots):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.slots = slots
 
     def update(

@@ -236,7 +236,7 @@ class Rollouts:
         """Logits at the positions `keep`, after `slots.aim`."""
         places = torch.arange(slots.width, device=ids_B_Q.device)
         seen_B_1_Q_K = (places <= slots.places_B_Q[:, :, None])[:, None]
-        return self.model(
+        logits: torch.Tensor = self.model(
             input_ids=ids_B_Q,
             attention_mask=additive_or_boolean(seen_B_1_Q_K, self.model),
             position_ids=slots.places_B_Q,
@@ -244,6 +244,7 @@ class Rollouts:
             use_cache=True,
             logits_to_keep=keep,
         ).logits
+        return logits
 
     def _padded(self, new: Sequence[Sequence[int]]) -> tuple[torch.Tensor, list[int]]:
         lengths = [len(ids) for ids in new]

@@ -39,12 +39,12 @@ class PrefixTrainer(GRPOTrainer):
 
     def _generate_single_turn(self, prompt_ids: Any, *more: Any, **named: Any) -> Any:
         if self.sharing is None or not self.sharing.generates:
-            return super()._generate_single_turn(prompt_ids, *more, **named)
+            return super()._generate_single_turn(prompt_ids, *more, **named)  # type: ignore[no-untyped-call]
         return self.sharing.first_turns(self, prompt_ids), None
 
     def _tool_call_loop(self, *given: Any, **named: Any) -> Any:
         ran = None if self.sharing is None else self.sharing.episodes()
-        return super()._tool_call_loop(*given, **named) if ran is None else ran
+        return super()._tool_call_loop(*given, **named) if ran is None else ran  # type: ignore[no-untyped-call]
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         out: dict[str, Any] = super()._generate_and_score_completions(inputs)

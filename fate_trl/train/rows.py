@@ -42,13 +42,14 @@ def messages_of(text_or_messages: Any, role: str) -> tuple[Message, ...]:
 def kind_of(row: Mapping[str, Any]) -> str:
     if "kind" in row or "request" not in row:
         return str(row.get("kind", "benign"))
-    return row["request"].task.kind
+    return str(row["request"].task.kind)
 
 
 def request_of(row: Mapping[str, Any], prompt: tuple[Message, ...]) -> RolloutRequest:
     """The row's request; where it has none, one made up: its kind if it is one of ours, its other columns as data."""
-    if isinstance(row.get("request"), RolloutRequest):
-        return row["request"]
+    request = row.get("request")
+    if isinstance(request, RolloutRequest):
+        return request
     kind: Any = row.get("kind")
     data = {key: value for key, value in row.items() if key not in ("prompt", "kind", "environment", "id")}
     kind = kind if kind in KINDS else "benign"

@@ -105,7 +105,8 @@ def spread(scores_G_N_M: np.ndarray, among_G_N: np.ndarray) -> np.ndarray:
     counted = among_G_N[:, :, None] & ~np.isnan(scores_G_N_M)
     high = np.where(counted, scores_G_N_M, -np.inf).max(axis=1)
     low = np.where(counted, scores_G_N_M, np.inf).min(axis=1)
-    return (high > low).any(axis=1)
+    differs_G: np.ndarray = (high > low).any(axis=1)
+    return differs_G
 
 
 def group_statistics(scores_G_N_M: np.ndarray, valid_G_N: np.ndarray, spread_G: np.ndarray) -> dict[str, float]:

@@ -46,7 +46,7 @@ def response_template(parser: str) -> dict[str, Any]:
         return json_calls.response_template()
     if parser == "llama3":
         return json_calls.response_template(("parameters",))
-    return getattr(chat_template_utils, f"{'qwen3' if parser == 'hermes' else parser}_template")
+    return dict(getattr(chat_template_utils, f"{'qwen3' if parser == 'hermes' else parser}_template"))
 
 
 def prepare(tokenizer: Any, model: Model) -> Any:
@@ -165,8 +165,10 @@ def read_back(
 
 def render(tokenizer: Any, messages: Sequence[Message], tools: Sequence[Any], **kwargs: Any) -> list[int]:
     """Token ids of a conversation."""
-    return tokenizer.apply_chat_template(
-        list(messages), tools=list(tools) or None, tokenize=True, return_dict=False, **kwargs
+    return list(
+        tokenizer.apply_chat_template(
+            list(messages), tools=list(tools) or None, tokenize=True, return_dict=False, **kwargs
+        )
     )
 
 

@@ -65,7 +65,7 @@ STATE = "fate_trl"
 
 
 @contextmanager
-def one_engine(engine: Any):
+def one_engine(engine: Any) -> Iterator[None]:
     """Within it a new trainer takes over this vLLM engine, an earlier trainer's on the same model, and starts none.
 
     TRL starts an engine for each trainer, and a run has a trainer for each stage. A new trainer sends its weights
@@ -276,7 +276,7 @@ class PFPOTrainer(PrefixTrainer):
 
     def between_generations(self) -> bool:
         """Whether the next micro-step generates: TRL checkpoints no generated batch, so only this resumes exactly."""
-        return self._step % (self.args.steps_per_generation * self.num_iterations) == 0
+        return bool(self._step % (self.args.steps_per_generation * self.num_iterations) == 0)
 
     @property
     def tokens(self) -> Mapping[str, int]:
@@ -306,7 +306,7 @@ class PFPOTrainer(PrefixTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         callbacks: Any = self.state.stateful_callbacks
         callbacks[STATE] = self.state_dict()
-        super()._save_checkpoint(model, trial)
+        super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         self._sampler = super()._get_train_sampler(dataset)  # for _Begins
@@ -461,7 +461,7 @@ class PFPOTrainer(PrefixTrainer):
         flags_B_E = gather(torch.tensor(flags, dtype=torch.float32, device=self.accelerator.device).T.contiguous())
         for name, share in zip(names, flags_B_E.mean(dim=0)[1:].tolist(), strict=True):
             self._metrics[self._mode][f"errors/{name}"].append(share)
-        failed_B = flags_B_E[:, 0] > 0
+        failed_B: torch.Tensor = flags_B_E[:, 0] > 0
         self._counts.add_rows(trajectories, cards, len(failed_B), int(failed_B.sum()), self._max_error_rate)
         return failed_B
 

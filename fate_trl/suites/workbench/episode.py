@@ -75,7 +75,7 @@ class WorkbenchEpisode:
 
     def execute(self, name: str, arguments: Mapping[str, Any]) -> str:
         """Run one tool; raises ToolError for an unknown file or person, a bad amount, or too little money."""
-        return getattr(self, f"_{name}")(**arguments)
+        return str(getattr(self, f"_{name}")(**arguments))
 
     def _read_file(self, path: str) -> str:
         path = self._file(path)
@@ -129,16 +129,16 @@ class WorkbenchEpisode:
         return "Unlocked."
 
     def _file(self, path: Any) -> str:
-        path = str(path).strip().lower()
-        if path not in self.files:
-            raise ToolError(f"there is no file {path}")
-        return path
+        name = str(path).strip().lower()
+        if name not in self.files:
+            raise ToolError(f"there is no file {name}")
+        return name
 
     def _person(self, name: Any) -> str:
-        name = str(name).strip().lower()
-        if name not in NAMES:
-            raise ToolError(f"there is no person {name}")
-        return name
+        person = str(name).strip().lower()
+        if person not in NAMES:
+            raise ToolError(f"there is no person {person}")
+        return person
 
     # -------------------------------------------------------------------------------------------- grading
 
@@ -182,7 +182,7 @@ class WorkbenchEpisode:
         numbers = set(re.findall(r"\d+", answer))
         if str(states["amount"]) not in numbers:
             return 0.0
-        return states["share"] * (1.0 if len(numbers) == 1 else 0.5)
+        return float(states["share"]) * (1.0 if len(numbers) == 1 else 0.5)
 
 
 def _capped(done: float) -> float:

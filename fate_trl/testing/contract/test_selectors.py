@@ -16,7 +16,9 @@ from .helpers import generator, make
 
 
 def _choose(selector: Any, scores_K_M: np.ndarray, seed: int = 0) -> Choice | None:
-    return selector.choose(scores_K_M.copy(), objectives=_names(selector, scores_K_M), rng=generator(seed))
+    names = _names(selector, scores_K_M)
+    choice: Choice | None = selector.choose(scores_K_M.copy(), objectives=names, rng=generator(seed))
+    return choice
 
 
 def _names(selector: Any, scores: np.ndarray) -> list[str]:
@@ -27,7 +29,7 @@ def _names(selector: Any, scores: np.ndarray) -> list[str]:
 
 def _enough(selector: Any, scores: np.ndarray) -> bool:
     """Whether there are as many columns as the selector needs objectives."""
-    return scores.shape[-1] >= len(set(getattr(selector, "needs", ())))
+    return bool(scores.shape[-1] >= len(set(getattr(selector, "needs", ()))))
 
 
 def _candidates(selector: Any) -> list[np.ndarray]:

@@ -34,7 +34,7 @@ def trajectories(verifier: Any, untouched: list[Trajectory]) -> list[Trajectory]
 def _scores(verifier: Any, trajectories: Sequence[Trajectory]) -> list[dict[str, Score]]:
     """What a verifier says of a batch, without the pipeline's safety net."""
     if not hasattr(verifier, "score_one"):
-        return verifier.score(trajectories)
+        return list(verifier.score(trajectories))
 
     async def every() -> list[dict[str, Score]]:
         return list(await asyncio.gather(*(verifier.score_one(trajectory) for trajectory in trajectories)))
