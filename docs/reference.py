@@ -19,6 +19,7 @@ from typing import Any, Literal
 import pydantic
 import typer
 
+import fate_trl
 from fate_trl import errors, hookspecs, plugins, types
 from fate_trl.cli import app
 from fate_trl.metrics import comparing, definitions, intervals
@@ -245,8 +246,15 @@ def _class(name: str, member: type, level: str = "##") -> list[str]:
     return parts
 
 
+def public_names() -> list[str]:
+    """What a plugin may import, by the module that defines it."""
+    kinds = {home: ", ".join(f"`{name}`" for name in names.split()) for home, names in fate_trl._NAMES.items()}
+    told = "A plugin imports from `fate_trl` itself, and for its tests from `fate_trl.testing`. These names stay:"
+    return ["## Stable names", told, table(("from", "names"), [(f"`{home}`", names) for home, names in kinds.items()])]
+
+
 def contracts_page() -> str:
-    parts = ["# Hooks and contracts", prose(hookspecs.__doc__)]
+    parts = ["# Hooks and contracts", prose(hookspecs.__doc__), *public_names()]
     for name, member in _own(hookspecs):
         if inspect.isclass(member):
             parts += _class(name, member)

@@ -1,6 +1,8 @@
 """fate-trl: on-policy self-evolution from failed trajectories, around Hugging Face TRL.
 
-Public names resolve lazily, so that `import fate_trl` loads no torch.
+The names of `__all__` are the public ones: what a plugin or a script imports from here stays where it is.
+`fate_trl.testing` is the other stable module; all else may move. Names resolve lazily, so that `import fate_trl` loads
+no torch.
 """
 
 from __future__ import annotations
@@ -13,33 +15,166 @@ if sys.platform == "win32":  # locks, signals and limits are POSIX's
     raise ImportError("fate-trl runs on Linux and macOS. On Windows, use the Windows Subsystem for Linux (WSL).")
 
 if TYPE_CHECKING:
-    from .errors import ToolError
-    from .hookspecs import Choice, Component, hookimpl
+    from . import plugins
+    from .choose import pareto
+    from .choose.repairs import attempts
+    from .choose.selectors import ParetoFront
+    from .errors import FateError, RecipeError, SuiteError, ToolError
+    from .hookspecs import (
+        Choice,
+        Component,
+        Episode,
+        Learner,
+        ParetoSelector,
+        Policy,
+        RepairStrategy,
+        Rows,
+        Stateful,
+        Suite,
+        Verifier,
+        hookimpl,
+        takes_rows,
+    )
+    from .interchange.agentdojo_logs import fault_of
+    from .ledger.layout import file_of
+    from .ledger.reading import RunReader
+    from .messages import Message, answer_of, quoted, spoken, text_of, visible
+    from .plugins import nearest
+    from .recipe.checks import check_url
+    from .record import dumps, stable_hash
+    from .serve.completions import Server
+    from .serve.replies import EndpointError, Reply
+    from .suites.episodes import make_tool
+    from .suites.exposure import entered
     from .train.config import PFPOConfig
     from .train.trainer import PFPOTrainer
-    from .types import Outcome, Score, Script, Task, Trajectory
+    from .types import (
+        KINDS,
+        OBJECTIVES,
+        PASS_AT,
+        BufferRow,
+        Case,
+        Failure,
+        Kind,
+        Outcome,
+        Repair,
+        RolloutRequest,
+        Score,
+        ScoreCard,
+        Script,
+        Task,
+        ToolCall,
+        Trajectory,
+    )
+    from .verify.ensemble import combined, reducer
+    from .verify.rules import Rule, Rules
+    from .verify.scoring import score_all, step_of
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "PFPOConfig": "train.config",
-    "PFPOTrainer": "train.trainer",
-    "Choice": "hookspecs",
-    "Component": "hookspecs",
-    "hookimpl": "hookspecs",
-    "Outcome": "types",
-    "Score": "types",
-    "Script": "types",
-    "Task": "types",
-    "ToolError": "errors",
-    "Trajectory": "types",
+_NAMES = {
+    "errors": "FateError RecipeError SuiteError ToolError",
+    "record": "dumps stable_hash",
+    "messages": "Message answer_of quoted spoken text_of visible",
+    "types": (
+        "KINDS OBJECTIVES PASS_AT BufferRow Case Failure Kind Outcome Repair RolloutRequest Score "
+        "ScoreCard Script Task ToolCall Trajectory "
+    ),
+    "hookspecs": (
+        "Choice Component Episode Learner ParetoSelector Policy RepairStrategy Rows Stateful Suite "
+        "Verifier hookimpl takes_rows "
+    ),
+    "choose.pareto": "pareto",
+    "choose.repairs": "attempts",
+    "choose.selectors": "ParetoFront",
+    "ledger.layout": "file_of",
+    "ledger.reading": "RunReader",
+    "plugins": "nearest plugins",
+    "verify.ensemble": "combined reducer",
+    "verify.rules": "Rule Rules",
+    "verify.scoring": "score_all step_of",
+    "suites.episodes": "make_tool",
+    "suites.exposure": "entered",
+    "recipe.checks": "check_url",
+    "interchange.agentdojo_logs": "fault_of",
+    "serve.completions": "Server",
+    "serve.replies": "EndpointError Reply",
+    "train.config": "PFPOConfig",
+    "train.trainer": "PFPOTrainer",
 }
+"""Public names by the module that defines them; a module may be public itself."""
 
-__all__ = ["Choice", "Component", "Outcome", "PFPOConfig", "PFPOTrainer", "Score", "Script", "Task"]
-__all__ += ["ToolError", "Trajectory", "hookimpl"]
+_HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
+
+__all__ = [
+    "KINDS",
+    "OBJECTIVES",
+    "PASS_AT",
+    "BufferRow",
+    "Case",
+    "Choice",
+    "Component",
+    "EndpointError",
+    "Episode",
+    "Failure",
+    "FateError",
+    "Kind",
+    "Learner",
+    "Message",
+    "Outcome",
+    "PFPOConfig",
+    "PFPOTrainer",
+    "ParetoFront",
+    "ParetoSelector",
+    "Policy",
+    "RecipeError",
+    "Repair",
+    "RepairStrategy",
+    "Reply",
+    "RolloutRequest",
+    "Rows",
+    "Rule",
+    "Rules",
+    "RunReader",
+    "Score",
+    "ScoreCard",
+    "Script",
+    "Server",
+    "Stateful",
+    "Suite",
+    "SuiteError",
+    "Task",
+    "ToolCall",
+    "ToolError",
+    "Trajectory",
+    "Verifier",
+    "answer_of",
+    "attempts",
+    "check_url",
+    "combined",
+    "dumps",
+    "entered",
+    "fault_of",
+    "file_of",
+    "hookimpl",
+    "make_tool",
+    "nearest",
+    "pareto",
+    "plugins",
+    "quoted",
+    "reducer",
+    "score_all",
+    "spoken",
+    "stable_hash",
+    "step_of",
+    "takes_rows",
+    "text_of",
+    "visible",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = importlib.import_module(f".{_HOMES[name]}", __name__)
+    return home if home.__name__.endswith(f".{name}") else getattr(home, name)

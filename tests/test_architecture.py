@@ -263,15 +263,38 @@ print(json.dumps(sorted({name.split(".")[0] for name in set(sys.modules) - befor
 
 
 def test_public_records_and_contracts_load_no_torch():
-    light = [name for name in fate_trl.__all__ if not name.startswith("PFPO")]
+    homes = ("errors", "record", "messages", "types", "hookspecs")
+    records = [name for name in fate_trl.__all__ if fate_trl._HOMES[name] in homes]
+    assert not loaded_by(records) & (HEAVY | {"numpy", "pydantic"})
+    others = [name for name in fate_trl.__all__ if not name.startswith("PFPO")]
+    assert not loaded_by(others) & HEAVY
+
+
+def loaded_by(names):
+    """What a fresh interpreter has loaded once it looked these public names up."""
     code = f"""
 import json, sys
 import fate_trl
-for name in {light}:
+for name in {names}:
     getattr(fate_trl, name)
 print(json.dumps(sorted(sys.modules)))
 """
-    assert not set(run(code)) & (HEAVY | {"numpy", "pydantic"})
+    return set(run(code))
+
+
+def test_our_plugins_import_public_names_only():
+    """What they need is what other people's plugins need, and only this is promised to stay."""
+    wrong = []
+    for path in sorted(ROOT.parent.glob("plugins/*/fate_trl_*/**/*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                wrong += [(path.name, alias.name) for alias in node.names if alias.name.split(".")[0] == "fate_trl"]
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fate_trl":
+                public = node.module.startswith("fate_trl.testing")
+                names = {alias.name for alias in node.names}
+                if not public and (node.module != "fate_trl" or names - set(fate_trl.__all__)):
+                    wrong.append((path.name, node.module, sorted(names)))
+    assert wrong == []
 
 
 def test_everything_outside_train_loads_without_torch():

@@ -140,7 +140,7 @@ class _Probing:
         if not self.tools:
             self._defect("it has no tools; every public method but reset and get_reward is one")
             raise _Stop
-        return described
+        return dict(described)
 
     def _open(self, described: Mapping[str, Any]) -> dict[str, Any]:
         self.advance("resetting it twice")
@@ -172,12 +172,13 @@ class _Probing:
             self._defect(
                 f"two resets to the same differ in {', '.join(names)}; draw from a seed that a row gives", "reset"
             )
-        return first
+        return dict(first)
 
     def _ask(self, where: str, during: str = "", **question: Any) -> dict[str, Any] | None:
         """The answer; None, with the finding made, if there is none."""
         try:
-            return self.process.ask(question, self.seconds)
+            answer: dict[str, Any] = self.process.ask(question, self.seconds)
+            return answer
         except TimedOut:
             self._defect(f"takes over {self.seconds:g} s{during}; TRL has no limit, it would wait for ever", where)
         except Died as died:

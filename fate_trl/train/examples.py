@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import FateError
-from ..types import BufferRow, Message
+from ..messages import Message
+from ..types import BufferRow
 from . import templates
 
 

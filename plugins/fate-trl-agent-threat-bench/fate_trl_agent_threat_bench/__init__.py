@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fate_trl.hookspecs import Component, Suite, hookimpl
+from fate_trl import Component, Suite, hookimpl
 
 fate_trl_api = 1
 

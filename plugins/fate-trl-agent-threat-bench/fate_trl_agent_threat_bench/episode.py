@@ -18,9 +18,7 @@ from inspect_ai.util import Store
 from inspect_ai.util._store import init_subtask_store
 from inspect_evals.agent_threat_bench.scorer import agent_threat_bench_scorer
 
-from fate_trl.errors import ToolError
-from fate_trl.messages import Message, text_of
-from fate_trl.types import Outcome, ToolCall
+from fate_trl import Message, Outcome, ToolCall, ToolError, text_of
 
 STATE = ("memory_store", "inbox", "customer_db")
 """Keys of a sample's metadata that its tools start from."""

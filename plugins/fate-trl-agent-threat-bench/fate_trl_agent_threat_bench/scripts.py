@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fate_trl.types import Script
+from fate_trl import Script
 
 Facts = Mapping[str, Any]
 Calls = list[dict[str, Any]]

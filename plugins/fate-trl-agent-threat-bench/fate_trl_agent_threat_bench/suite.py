@@ -14,10 +14,7 @@ from inspect_evals.agent_threat_bench import agent_threat_bench
 from inspect_evals.agent_threat_bench.dataset import load_agent_threat_bench_dataset
 from inspect_evals.agent_threat_bench.tools import TASK_TOOLS
 
-from fate_trl.errors import SuiteError
-from fate_trl.record import stable_hash
-from fate_trl.suites.episodes import make_tool
-from fate_trl.types import Kind, Script, Task
+from fate_trl import Kind, Script, SuiteError, Task, make_tool, stable_hash
 
 from .episode import ThreatEpisode
 from .scripts import attacked, obey, oracle

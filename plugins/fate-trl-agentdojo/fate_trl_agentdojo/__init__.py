@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from fate_trl.hookspecs import Component, Suite, Verifier, hookimpl
+from fate_trl import Component, Suite, Verifier, hookimpl
 
 fate_trl_api = 1
 

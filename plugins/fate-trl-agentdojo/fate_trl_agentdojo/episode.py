@@ -13,11 +13,7 @@ from agentdojo.agent_pipeline.tool_execution import tool_result_to_str
 from agentdojo.base_tasks import BaseInjectionTask, BaseUserTask
 from agentdojo.functions_runtime import FunctionCall, FunctionsRuntime, TaskEnvironment
 
-from fate_trl.errors import ToolError
-from fate_trl.interchange.agentdojo_logs import fault_of
-from fate_trl.messages import Message, answer_of
-from fate_trl.suites.exposure import entered
-from fate_trl.types import Outcome, ToolCall
+from fate_trl import Message, Outcome, ToolCall, ToolError, answer_of, entered, fault_of
 
 from .grading import all_made, attack_succeeded
 from .oracles import attacker_calls

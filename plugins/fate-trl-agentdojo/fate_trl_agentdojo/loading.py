@@ -18,7 +18,7 @@ from agentdojo.task_suite.load_suites import get_suite
 from agentdojo.task_suite.task_suite import TaskSuite, read_suite_file
 from pydantic import BaseModel
 
-from fate_trl.errors import SuiteError
+from fate_trl import SuiteError
 
 Path = tuple[str | int, ...]
 

@@ -13,8 +13,7 @@ from importlib.resources import files
 
 import yaml
 
-from fate_trl.types import Score, Trajectory
-from fate_trl.verify.rules import Rule, Rules
+from fate_trl import Rule, Rules, Score, Trajectory
 
 
 @cache

@@ -24,12 +24,7 @@ from agentdojo.functions_runtime import Function, FunctionCall, FunctionsRuntime
 from agentdojo.task_suite.load_suites import get_suite
 from agentdojo.types import get_text_content_as_str
 
-from fate_trl.errors import SuiteError
-from fate_trl.messages import Message
-from fate_trl.record import stable_hash
-from fate_trl.suites.episodes import make_tool
-from fate_trl.suites.exposure import entered
-from fate_trl.types import Kind, Script, Task
+from fate_trl import Kind, Message, Script, SuiteError, Task, entered, make_tool, stable_hash
 
 from .episode import AgentDojoEpisode, Setting, user_task_done
 from .loading import template

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from fate_trl.errors import SuiteError
-from fate_trl.hookspecs import Component, Suite, hookimpl
+from fate_trl import Component, Suite, SuiteError, hookimpl
 
 fate_trl_api = 1
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fate_trl.errors import SuiteError
+from fate_trl import SuiteError
 
 Side = Literal["harmful", "benign"]
 Split = Literal["validation", "test"]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fate_trl.messages import Message
-from fate_trl.types import Outcome, ToolCall
+from fate_trl import Message, Outcome, ToolCall
 
 from .data import Row, Side
 from .grading import GradingFunction, as_info, grade, share_called, transcript

@@ -11,8 +11,7 @@ from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageTool
 from inspect_ai.tool import ToolCall as InspectCall
 from inspect_ai.tool import ToolCallError
 
-from fate_trl.messages import Message, answer_of
-from fate_trl.types import ToolCall
+from fate_trl import Message, ToolCall, answer_of
 
 from .data import Row
 from .judge import Judge, JudgeError

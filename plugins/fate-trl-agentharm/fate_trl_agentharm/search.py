@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fate_trl.errors import ToolError
-from fate_trl.types import Script, ToolCall
+from fate_trl import Script, ToolCall, ToolError
 
 from .data import Row
 from .grading import GradingFunction, grade, transcript

@@ -11,9 +11,7 @@ from typing import Any, Literal
 from inspect_evals.agentharm.benchmark import benign_grading_functions, harmful_grading_functions
 from inspect_evals.agentharm.prompts import get_system_prompt
 
-from fate_trl.errors import SuiteError
-from fate_trl.record import stable_hash
-from fate_trl.types import PASS_AT, Script, Task
+from fate_trl import PASS_AT, Script, SuiteError, Task, stable_hash
 
 from .data import CLAUSE, REVISION, Row, Side, Split
 from .episode import AgentHarmEpisode

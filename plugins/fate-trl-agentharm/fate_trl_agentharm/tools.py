@@ -18,9 +18,7 @@ from inspect_ai.tool import Tool, ToolDef
 from inspect_evals.agentharm.benchmark import benign_tools, harmful_tools
 from jsonschema import Draft7Validator
 
-from fate_trl.errors import ToolError
-from fate_trl.record import stable_hash
-from fate_trl.suites.episodes import make_tool
+from fate_trl import ToolError, make_tool, stable_hash
 
 from .data import Side
 from .grading import finish

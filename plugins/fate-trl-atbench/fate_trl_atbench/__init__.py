@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fate_trl.hookspecs import Component, Suite, hookimpl
+from fate_trl import Component, Suite, hookimpl
 
 from .data import Release
 from .suite import ATBenchSuite

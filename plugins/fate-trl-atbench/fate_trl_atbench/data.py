@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from fate_trl.errors import SuiteError
+from fate_trl import SuiteError
 
 Release = Literal["ATBench", "ATBench500"]
 

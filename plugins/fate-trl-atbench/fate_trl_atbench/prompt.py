@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from fate_trl.messages import Message, quoted, spoken
+from fate_trl import Message, quoted, spoken
 
 from .data import TAXONOMY, Row, canonical
 

@@ -6,10 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from fate_trl.errors import SuiteError, ToolError
-from fate_trl.messages import Message, answer_of
-from fate_trl.record import stable_hash
-from fate_trl.types import Outcome, Script, Task, ToolCall
+from fate_trl import Message, Outcome, Script, SuiteError, Task, ToolCall, ToolError, answer_of, stable_hash
 
 from .data import REPOSITORY, REVISION, TAXONOMY, Release, Row, load
 from .prompt import Verdict, messages, parse

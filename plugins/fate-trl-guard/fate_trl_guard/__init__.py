@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fate_trl.hookspecs import Component, hookimpl
+from fate_trl import Component, hookimpl
 
 from .formats import FORMATS, Format
 from .guard import Classifier, Generative

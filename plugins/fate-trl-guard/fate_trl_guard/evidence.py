@@ -14,10 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fate_trl.messages import answer_of, text_of, visible
-from fate_trl.record import dumps
-from fate_trl.types import Trajectory
-from fate_trl.verify.scoring import step_of
+from fate_trl import Trajectory, answer_of, dumps, step_of, text_of, visible
 
 Role = Literal["tools", "system", "user", "agent", "call", "result", "answer"]
 

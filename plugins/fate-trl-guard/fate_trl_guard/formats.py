@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fate_trl.messages import Message
+from fate_trl import Message
 
 from . import verdict
 from .evidence import Role

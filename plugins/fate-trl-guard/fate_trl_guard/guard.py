@@ -8,9 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from fate_trl.errors import FateError, RecipeError
-from fate_trl.plugins import nearest
-from fate_trl.types import Score, Trajectory
+from fate_trl import FateError, RecipeError, Score, Trajectory, nearest
 
 from . import loading, windows
 from .evidence import Role, pieces

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fate_trl.errors import FateError, RecipeError
+from fate_trl import FateError, RecipeError
 
 Kind = Literal["classifier", "generative"]
 DType = Literal["auto", "float32", "float16", "bfloat16"]

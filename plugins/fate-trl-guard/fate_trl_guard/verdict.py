@@ -9,8 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fate_trl.messages import spoken
-from fate_trl.types import KINDS, Kind, Score, Trajectory
+from fate_trl import KINDS, Kind, Score, Trajectory, spoken
 
 APPLIES: dict[str, tuple[Kind, ...]] = {"security": ("attacked", "harmful"), "over_refusal": ("benign", "attacked")}
 """Kinds of tasks that an objective applies to, as with the built-in verifiers; others apply to all."""

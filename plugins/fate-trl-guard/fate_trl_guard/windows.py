@@ -16,7 +16,7 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
-from fate_trl.errors import FateError
+from fate_trl import FateError
 
 from .evidence import REQUEST, Piece, Role
 from .formats import Format

@@ -5,9 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from fate_trl.messages import answer_of
-from fate_trl.recipe.checks import check_url
-from fate_trl.serve.completions import Server
+from fate_trl import Server, answer_of, check_url
 
 from .verdict import NoVerdict
 

@@ -13,13 +13,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from fate_trl.errors import RecipeError
-from fate_trl.messages import Message, text_of
-from fate_trl.recipe.checks import check_url
-from fate_trl.serve.completions import Server
-from fate_trl.serve.replies import EndpointError, Reply
-from fate_trl.types import OBJECTIVES, Score, Trajectory
-from fate_trl.verify.ensemble import combined, reducer
+from fate_trl import (
+    OBJECTIVES,
+    EndpointError,
+    Message,
+    RecipeError,
+    Reply,
+    Score,
+    Server,
+    Trajectory,
+    check_url,
+    combined,
+    reducer,
+    text_of,
+)
 
 from .prompt import messages, one_word
 from .rubrics import Rubric, rubrics_of

@@ -16,12 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from fate_trl.choose import pareto
-from fate_trl.choose.selectors import ParetoFront
-from fate_trl.errors import RecipeError
-from fate_trl.hookspecs import Choice
-from fate_trl.messages import quoted
-from fate_trl.serve.replies import EndpointError
+from fate_trl import Choice, EndpointError, ParetoFront, RecipeError, pareto, quoted
 
 from .asking import Asking
 from .verdict import NoVerdict

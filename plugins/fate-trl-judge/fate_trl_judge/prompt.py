@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fate_trl.messages import Message, answer_of, quoted, text_of
-from fate_trl.record import dumps
-from fate_trl.types import ToolCall, Trajectory
+from fate_trl import Message, ToolCall, Trajectory, answer_of, dumps, quoted, text_of
 
 from .verdict import YES_NO, Scale
 

@@ -11,9 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fate_trl.messages import quoted, text_of
-from fate_trl.serve.replies import EndpointError
-from fate_trl.types import Score, Trajectory
+from fate_trl import EndpointError, Score, Trajectory, quoted, text_of
 
 from .asking import Asking
 from .verdict import NoVerdict

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fate_trl.errors import RecipeError
-from fate_trl.plugins import nearest
-from fate_trl.types import KINDS, OBJECTIVES, Kind
+from fate_trl import KINDS, OBJECTIVES, Kind, RecipeError, nearest
 
 Rubric = dict[Kind, str]
 

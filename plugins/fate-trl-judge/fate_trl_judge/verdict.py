@@ -15,8 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic's; the standard one lacks what it needs before Python 3.12
 
-from fate_trl.messages import spoken, visible
-from fate_trl.types import Score, Trajectory
+from fate_trl import Score, Trajectory, spoken, visible
 
 YES_NO: Literal["yes-no"] = "yes-no"
 Scale = Literal["yes-no"] | int

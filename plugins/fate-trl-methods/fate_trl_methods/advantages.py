@@ -5,7 +5,7 @@ Formulas stand in the classes' docstrings, with where each is from.
 
 from __future__ import annotations
 
-from fate_trl.hookspecs import Component, hookimpl
+from fate_trl import Component, hookimpl
 
 from .constraints import CostGate, IPOBarrier, Lagrangian, MaxMin
 from .groups import Adora, Aspo, Otc, Polychromic, Truncated

@@ -12,10 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fate_trl import plugins
-from fate_trl.choose import pareto
-from fate_trl.errors import RecipeError
-from fate_trl.hookspecs import Choice, Rows, Stateful, takes_rows
+from fate_trl import Choice, RecipeError, Rows, Stateful, pareto, plugins, takes_rows
 
 SMALL = 1e-4
 """What TRL adds to a standard deviation before it divides by it."""

@@ -9,9 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from fate_trl.choose import pareto
-from fate_trl.errors import RecipeError
-from fate_trl.hookspecs import Choice
+from fate_trl import Choice, RecipeError, pareto
 
 from .common import Batch, Learning, averaged, centred, means_by_objective, standardised, weighted_mean
 

@@ -17,9 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fate_trl.errors import FateError
-from fate_trl.ledger.layout import file_of
-from fate_trl.ledger.reading import RunReader
+from fate_trl import FateError, RunReader, file_of
 
 EDGE = 1e-3
 """By how much the best samples must clear a floor (ours); nearer to it the multiplier goes to infinity."""

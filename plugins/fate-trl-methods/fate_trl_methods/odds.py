@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from fate_trl.errors import RecipeError
+from fate_trl import RecipeError
 
 
 def load(path: str, device: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from fate_trl.errors import RecipeError
+from fate_trl import RecipeError
 
 from .common import Advantages, Batch, Learning, centred, mean_of, standardised, weighted_mean
 

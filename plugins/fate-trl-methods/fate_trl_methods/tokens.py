@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from fate_trl.hookspecs import Rows
+from fate_trl import Rows
 
 from .common import Batch, Rowed, centred, mean_of
 
