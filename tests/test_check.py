@@ -11,6 +11,8 @@ from benchmarks import families
 from fate_trl.cli import app
 from fate_trl.errors import RecipeError
 from fate_trl.preflight import findings, hub, memory
+from fate_trl.preflight.prefixes import prefix_findings
+from fate_trl.preflight.subject import Subject
 from fate_trl.recipe.loading import find_recipe, make_recipe, override, read_values
 from fate_trl.train import learner, models
 
@@ -128,14 +130,41 @@ def test_too_little_memory_is_an_error_with_its_parts():
     assert small["memory: pfpo: train"].verdict == "error"
     assert "CUDA context 1" in small["memory: pfpo: train"].reason
     assert small["memory: collect, repair, evaluate"].verdict == "error"
-    more = found("rollout.chunk=4096", "pfpo=null", "sft=null", device_memory=4)["memory: collect, repair, evaluate"]
+    chunk = ("rollout.chunk=4096", "pfpo=null", "sft=null")
+    more = found(*chunk, "share_prefixes=false", device_memory=4)["memory: collect, repair, evaluate"]
     assert more.verdict == "warning", "a rollout goes on with fewer rows"
     rows = int(more.advice.removeprefix("Set rollout.chunk: ").rstrip("."))
-    fitted = found(f"rollout.chunk={rows}", "pfpo=null", "sft=null", device_memory=4)[
-        "memory: collect, repair, evaluate"
-    ]
+    plain = (f"rollout.chunk={rows}", "pfpo=null", "sft=null", "share_prefixes=false")
+    fitted = found(*plain, device_memory=4)["memory: collect, repair, evaluate"]
     assert fitted.verdict == "ok"
     assert fitted.data["bytes"] == pytest.approx(0.9 * 4 * 2**30, rel=0.02), "and no fewer than need be"
+    shared = found(*chunk, "rollout.prefix_cache_gb=0.5", device_memory=4)["memory: collect, repair, evaluate"]
+    assert shared.verdict == "ok", "rows that share prefixes take turns within their bound"
+
+
+def test_whether_prefixes_are_shared_is_told():
+    sets = ("pfpo=null", "sft=null")
+    told = found(*sets)["prefixes"]
+    assert (told.verdict, "shared in rollouts and training" in told.reason) == ("ok", True)
+    assert "prefixes" not in found(*sets, "share_prefixes=false")
+    continuous = found(*sets, "rollout.use_transformers_continuous_batching=true")["prefixes"]
+    assert continuous.reason.startswith("shared in training;")
+    config = AutoConfig.from_pretrained(models.model_folder(recipe_of().model))
+    config.sliding_window = 16
+    subject = Subject(recipe_of(), {}, {}, None, config)
+    (windowed,) = prefix_findings(subject)
+    assert windowed.verdict == "warning"
+    assert "layers without a full cache" in windowed.reason
+
+
+def test_packed_updates_need_less_than_plain_ones():
+    def need(share):
+        recipe = recipe_of(f"share_prefixes={share}", "pfpo.per_device_train_batch_size=32")
+        config = AutoConfig.from_pretrained(models.model_folder(recipe.model))
+        lengths = memory.Lengths(prompt=400, longest_prompt=400, completion=64)
+        return {n.stage: n.total for n in memory.estimate(recipe, config, lengths, gpu=False, device_memory=None)}
+
+    assert need("true")["pfpo: train"] < need("false")["pfpo: train"]
 
 
 @pytest.mark.parametrize("model", [{}, {"lora": {"r": 4}}, {"lora": {"r": 8, "target_modules": ["q_proj"]}}])

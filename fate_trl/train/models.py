@@ -43,6 +43,15 @@ def _explained(model: Model) -> Iterator[None]:
         raise RecipeError(f"model.path: {model.path!r} cannot be loaded: {reason}") from error
 
 
+def dtype_of(model: Model) -> torch.dtype:
+    """Of the weights; `auto`, where no run has settled it, is float32 on a CPU and bfloat16 on a GPU."""
+    name = model.dtype
+    if name == "auto":
+        name = "bfloat16" if torch.cuda.is_available() else "float32"
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
 def load_model(model: Model) -> tuple[Any, Any]:
     """(model, tokenizer) as the recipe asks: precision, 4 bits, LoRA.
 
@@ -63,7 +72,7 @@ def load_model(model: Model) -> tuple[Any, Any]:
         )
     with _explained(model):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, revision=model.revision, dtype=getattr(torch, model.dtype), quantization_config=quantization
+            folder, revision=model.revision, dtype=dtype_of(model), quantization_config=quantization
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -1,0 +1,81 @@
+"""The type and the number of threads with which this processor multiplies fastest: `auto` in a recipe's model.
+
+A processor with AVX512-BF16 or AMX multiplies bfloat16 several times faster than float32; one with AVX2 only is as much
+slower. A second thread halves the time of a large product, and doubles that of a small one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from ..recipe.schema import Recipe
+from .models import model_folder
+
+ROWS, INNER, OUTER = 256, 576, 1536
+"""A product of a small model's: so many tokens through a layer of SmolLM2-135M."""
+
+TRIALS = 5
+"""The fastest of so many counts, since other work only ever slows one down (ours)."""
+
+GAIN = 1.15
+"""bfloat16, which is less exact, or a further thread must be faster by this factor (ours)."""
+
+
+@cache
+def fastest_dtype() -> str:
+    """ "bfloat16" or "float32" on a CPU, by timing; on a GPU "bfloat16", or "float16" where it has none."""
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    return "bfloat16" if seconds(torch.float32) > GAIN * seconds(torch.bfloat16) else "float32"
+
+
+def fastest_threads(hidden: int) -> int:
+    """One thread, or torch's choice where a product of this many columns is faster with it."""
+    given = torch.get_num_threads()
+    if given == 1:
+        return 1
+    several = seconds(torch.float32, rows=16, inner=hidden, outer=4 * hidden)
+    torch.set_num_threads(1)
+    try:
+        one = seconds(torch.float32, rows=16, inner=hidden, outer=4 * hidden)
+    finally:
+        torch.set_num_threads(given)
+    return given if one > GAIN * several else 1
+
+
+def seconds(dtype: torch.dtype, rows: int = ROWS, inner: int = INNER, outer: int = OUTER) -> float:
+    """Time of one product, (rows, inner) by (inner, outer)."""
+    left, right = torch.ones(rows, inner, dtype=dtype), torch.ones(inner, outer, dtype=dtype)
+    repeats = min(100, max(1, 10**8 // (rows * inner * outer)))
+    best = float("inf")
+    for _ in range(TRIALS):
+        began = time.perf_counter()
+        for _ in range(repeats):
+            left @ right
+        best = min(best, (time.perf_counter() - began) / repeats)
+    return best
+
+
+def settled(recipe: Recipe, manifest: Mapping[str, Any]) -> Recipe:
+    """A recipe with `auto` replaced by what its run chose before, or else by what this machine does fastest.
+
+    Args:
+        recipe: As the user wrote it.
+        manifest: Of the run, if it goes on after a stop; empty otherwise.
+    """
+    model = recipe.model
+    asked = [key for key in ("threads", "dtype") if getattr(model, key) == "auto"]
+    if not asked:
+        return recipe
+    chosen = dict(manifest.get("chosen") or {})
+    if not chosen.keys() >= set(asked):
+        config = AutoConfig.from_pretrained(model_folder(model), revision=model.revision)
+        chosen = {"threads": fastest_threads(config.get_text_config().hidden_size), "dtype": fastest_dtype()}
+    update = {key: chosen[key] for key in asked}
+    return recipe.model_copy(update={"model": model.model_copy(update=update)})

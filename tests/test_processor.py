@@ -1,0 +1,77 @@
+"""`auto` in a recipe's model: what is faster is taken, and a run that goes on keeps what it chose."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fate_trl.errors import RecipeError
+from fate_trl.recipe.loading import make_recipe
+from fate_trl.train import processor
+from fate_trl.train.models import dtype_of
+
+AUTO = {"suites": ["workbench"], "model": {"dtype": "auto", "threads": "auto"}}
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    threads = torch.get_num_threads()
+    processor.fastest_dtype.cache_clear()
+    yield
+    processor.fastest_dtype.cache_clear()
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("float32", "bfloat16", "expected"), [(1, 7, "float32"), (1, 0.95, "float32"), (2, 1, "bfloat16")]
+)
+def test_bfloat16_is_taken_where_it_is_clearly_faster(monkeypatch, float32, bfloat16, expected):
+    times = {torch.float32: float32, torch.bfloat16: bfloat16}
+    monkeypatch.setattr(processor, "seconds", lambda dtype, **_: times[dtype])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert processor.fastest_dtype() == expected
+
+
+@pytest.mark.parametrize(("several", "one", "expected"), [(1.0, 2.0, 4), (1.0, 1.1, 1), (3.0, 1.0, 1)])
+def test_threads_are_taken_where_they_are_clearly_faster(monkeypatch, several, one, expected):
+    torch.set_num_threads(4)
+    monkeypatch.setattr(processor, "seconds", lambda *_, **__: one if torch.get_num_threads() == 1 else several)
+    assert processor.fastest_threads(64) == expected
+    assert torch.get_num_threads() == 4, "only measured"
+
+
+def test_products_are_timed():
+    assert 0 < processor.seconds(torch.float32, rows=8, inner=16, outer=16) < 60
+
+
+def test_a_run_settles_once(monkeypatch):
+    recipe = make_recipe(AUTO)
+    monkeypatch.setattr(processor, "fastest_dtype", lambda: "bfloat16")
+    monkeypatch.setattr(processor, "fastest_threads", lambda hidden: 3)
+    first = processor.settled(recipe, {})
+    assert (first.model.dtype, first.model.threads) == ("bfloat16", 3)
+    assert recipe.model.dtype == "auto"
+    again = processor.settled(recipe, {"chosen": {"dtype": "float32", "threads": 1}})
+    assert (again.model.dtype, again.model.threads) == ("float32", 1)
+    fixed = make_recipe({"suites": ["workbench"]})
+    assert processor.settled(fixed, {}) is fixed
+
+
+def test_only_what_is_auto_is_chosen(monkeypatch):
+    monkeypatch.setattr(processor, "fastest_dtype", lambda: "bfloat16")
+    recipe = make_recipe({"suites": ["workbench"], "model": {"dtype": "auto", "threads": 2}})
+    assert processor.settled(recipe, {}).model.threads == 2
+
+
+def test_unsettled_types_are_the_safe_ones(monkeypatch):
+    model = make_recipe(AUTO).model
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert dtype_of(model) == torch.float32
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert dtype_of(model) == torch.bfloat16
+
+
+@pytest.mark.parametrize("wrong", [{"dtype": "fast"}, {"threads": 0}, {"threads": "many"}, {"threads": 1.5}], ids=str)
+def test_other_words_are_refused(wrong):
+    with pytest.raises(RecipeError, match=next(iter(wrong))):
+        make_recipe({"suites": ["workbench"], "model": wrong})
