@@ -1,8 +1,9 @@
 """The plugin contracts: what a verifier, a repair strategy, a Pareto selector, a suite and a policy must do.
 
-Four kinds of component, one hook each, all optional, none `firstresult`: a recipe chooses by name, install order never
-does. A plugin is a module that implements any of the hooks with `@hookimpl`, sets `fate_trl_api = 1`, and is
-announced under the entry-point group `fate_trl`. It must import nothing heavy at top level; factories may.
+There are four kinds of component, with one optional hook each. No hook is `firstresult`: a recipe chooses by name, and
+the order of installation never does. A plugin is a module that implements any of the hooks with `@hookimpl`, sets
+`fate_trl_api = 1`, and is announced under the entry-point group `fate_trl`. It imports nothing heavy at its top; its
+factories may.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class RepairStrategy(Protocol):
 
     `requests` returns at most k requests per failure, in the order of the failures. Each request's task is the
     failure's, its stage is "repair", and its `of` is `failure.trajectory.attempt`, which says whose repair it is. Its
-    own `attempt` is a number that no other request of the task has: `choose.repairs.attempts` gives k of them.
+    own `attempt` is a number that no other request of the task has: `fate_trl.attempts` gives k of them.
     """
 
     def requests(self, failures: Sequence[Failure], k: int, rng: np.random.Generator) -> list[RolloutRequest]: ...
@@ -273,10 +274,10 @@ class Policy(Protocol):
 
 
 class Learner(Policy, Protocol):
-    """A policy that can be trained. stages.py implements it on torch, testing with scripts.
+    """A policy that can be trained. train/ implements it on torch, suites/scripted.py without a model.
 
-    `scratch` is a folder for what lets an interrupted training go on. It is removed once the training is recorded; so
-    what is found in it was left by the same call, interrupted. None: nothing is kept.
+    `scratch` is a folder for what lets an interrupted training go on. It is removed once the training is recorded,
+    so what is found in it was left by the same call when it was interrupted. With None nothing is kept.
     """
 
     def sft(self, rows: Sequence[BufferRow], seed: int, stage: str, scratch: str | None = None) -> dict[str, Any]:

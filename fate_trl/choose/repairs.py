@@ -1,6 +1,6 @@
 """Built-in repair strategies: how a failure becomes K prompts for the same policy.
 
-Strategies word requests, they never judge. The text of a failed trajectory may be an attacker's, so it is quoted
+Strategies word requests; they never judge. The text of a failed trajectory may be an attacker's, so it is quoted
 as data: each message of the transcript is one line, prefixed with who wrote it, and cannot start another.
 """
 

@@ -26,7 +26,7 @@ def evaluation(split: str, policy: str = "") -> Stage:
 
 
 def peak_memory() -> dict[str, float]:
-    """Most memory, in MB, that this process has held so far; a later stage that needs less repeats the figure."""
+    """Most memory, in MB, that this process has held since it began, so the figure never falls from stage to stage."""
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return {"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
 
@@ -34,7 +34,7 @@ def peak_memory() -> dict[str, float]:
 def tokens(cases: Iterable[Case]) -> dict[str, int]:
     """Tokens of rollouts: read by the policy (prompts and tool results, each once), and sampled by it.
 
-    By an endpoint's own count where it sampled.
+    Where an endpoint sampled, its own count is taken.
     """
     prompt = sampled = 0
     for trajectory, _ in cases:
@@ -45,7 +45,7 @@ def tokens(cases: Iterable[Case]) -> dict[str, int]:
 
 
 def tokens_of_round(stages: Mapping[str, Mapping[str, Any]]) -> int:
-    """Tokens of a round's stages by name: read, sampled and trained on, evaluation on the test split aside."""
+    """Tokens that the stages of a round read, sampled and trained on; evaluation on the test split is left out."""
     counted = ("prompt_tokens", "sampled_tokens", "trained_tokens")
     used = [record for name, record in stages.items() if not name.startswith("eval-test")]
     return sum(record.get(key) or 0 for record in used for key in counted)
@@ -84,7 +84,7 @@ def collect_summary(cases: Sequence[Case]) -> dict[str, Any]:
 
 
 def repair_summary(repairs: Sequence[Repair]) -> dict[str, Any]:
-    """Counts of a repair stage. Chosen candidates that are not resolved are counted apart: they must not slip in."""
+    """Counts of a repair stage. Chosen candidates that are not resolved have a count of their own, to be seen."""
     chosen = [(repair, repair.chosen) for repair in repairs if repair.chosen is not None]
     decided: dict[str, int] = {}
     for repair, _ in chosen:

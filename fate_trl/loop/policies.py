@@ -26,6 +26,6 @@ def load_policy(learner: Learner, run: RunDirectory, round: int) -> None:
 
 
 def tidy(run: RunDirectory, round: int) -> None:
-    """Remove what the training stages left; only once the save is recorded, or a resumed run would miss it."""
+    """Remove what the training stages left. Call it once the save is recorded: until then a resumed run needs it."""
     for folder in (run.path / round_dir(round)).glob("after-*"):
         shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""From failures to rows to train on: which candidates are acceptable, which one is chosen, and what is kept of it.
+"""From failures to rows to train on: which candidates are acceptable, which is chosen, what is kept of it.
 
 Pure functions, on trajectories that were rolled out and scored.
 """
@@ -29,7 +29,7 @@ def acceptable(failure: ScoreCard, candidate: ScoreCard, rule: str, floors: Mapp
     """Whether a candidate may enter the front (ours): the rule is the recipe's `repair.accept`."""
     names = _applicable(failure)
     if candidate.errors or names != _applicable(candidate):
-        return False  # what applies is the same for all tries of a task, and a front cannot compare otherwise
+        return False  # the same objectives apply to all tries of a task, or a front cannot compare them
     if rule == "random":  # `select` draws one of all that have scores
         return True
     if rule == "resolves":
@@ -74,7 +74,7 @@ def select(
 
 
 def check_requests(requests: Sequence[RolloutRequest], failures: Sequence[Failure], strategy: str) -> None:
-    """Raise FateError for a request that says of no failure that it repairs it, or that another cannot be told from."""
+    """Raise FateError for a request that repairs none of the failures, or has the attempt of another request."""
     known = {(f.trajectory.task.suite, f.trajectory.task.id, f.trajectory.attempt) for f in failures}
     taken: set[Try] = set()
     for request in requests:
@@ -115,7 +115,7 @@ def selection(repair: Repair) -> dict[str, Any]:
 
 
 def row_of(trajectory: Trajectory, source: str, round: int, prompt: Trajectory | None = None) -> BufferRow:
-    """A trajectory as a buffer row: the tokens as sampled, or the messages where prompt or reply were not sampled here.
+    """A trajectory as a buffer row: its tokens as sampled, or its messages if the model that learns did not sample it.
 
     Args:
         trajectory: What to learn.

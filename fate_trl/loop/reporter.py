@@ -1,4 +1,4 @@
-"""Who is told how a run goes on: the command line shows it, trackers keep it, tests count."""
+"""Reporters are told how a run goes on: the command line shows it, trackers keep it, tests count."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from ..types import Case
 
 
 class Reporter(Protocol):
-    """Who is told what goes on: the command line shows it, trackers keep it, tests count."""
+    """Is told when stages begin, advance and end."""
 
     def start(self, round: int, stage: str, total: int) -> None:
-        """A stage begins; `total` is its number of trajectories, 0 where there are none or training steps to come."""
+        """A stage begins. `total` is its number of trajectories; 0 if it has none, or if it trains."""
         ...
 
     def expect(self, total: int) -> None:
-        """It has this many training steps."""
+        """The stage that has begun has this many training steps."""
         ...
 
     def advance(self, amount: int = 1, cases: Sequence[Case] = (), log: Mapping[str, Any] | None = None) -> None:
-        """So many of them are done: a chunk, with its scored cases, or training steps, with what the trainer logged."""
+        """`amount` trajectories are done, with their scored cases; or training steps, with what the trainer logged."""
         ...
 
     def finish(self, summary: Mapping[str, Any]) -> None:

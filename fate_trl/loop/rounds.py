@@ -61,8 +61,8 @@ class Evolution:
         run: Where it is recorded.
         objectives: In the order of score vectors.
         reporter, observers: Who is told.
-        memory: Asked at the end of each stage how much was held.
-        stop: Whether the run was asked to stop; it then does, with what it has in hand recorded.
+        memory: Says at the end of each stage how much memory was held.
+        stop: Whether the run was asked to stop. It then records what it has in hand, and stops.
     """
 
     recipe: Recipe
@@ -89,7 +89,9 @@ class Evolution:
     def __call__(self) -> list[dict[str, Any]]:
         """Run, or go on with, all rounds; returns the rows of metrics.json."""
         if self.recipe.rounds:
-            self._sample("train", self.recipe.rollout.tasks, 1)  # none is an error now, not after an evaluation
+            self._sample(
+                "train", self.recipe.rollout.tasks, 1
+            )  # if there is no task, the error comes now, not after an evaluation
             if self.recipe.rollout.recorded is not None and "collect" not in self._done(1):
                 interchange.usable(
                     interchange.read(self.recipe.rollout.recorded), self.tasks("all"), self.tasks("train")
@@ -103,7 +105,7 @@ class Evolution:
         return rows
 
     def _affordable(self, round: int) -> bool:
-        """Whether with one more round like the last the tokens come closer to the recipe's budget."""
+        """Whether one more round like the last brings the tokens closer to the recipe's budget."""
         if self.recipe.token_budget is None or round == 1:
             return True
         used = [tokens_of_round(self._done(earlier)) for earlier in range(1, round)]
@@ -217,14 +219,14 @@ class Evolution:
         return longest_first(tasks, self.suites)
 
     def _why(self) -> str:
-        """What suites say that are only for evaluation."""
+        """The reasons of suites that are for evaluation only, as text."""
         described = {name: suite.describe().get("evaluation_only") for name, suite in self.suites.items()}
         return "".join(f" {name}: {reason}." for name, reason in described.items() if reason)
 
     def _roll(
         self, round: int, file: str, stage: Stage, requests: Sequence[RolloutRequest], policy: Policy | None = None
     ) -> list[Case]:
-        """Roll out and score in chunks; a chunk is committed whole, and what is committed is not done again."""
+        """Roll out and score in chunks. A chunk is committed as a whole, and a committed chunk is not done again."""
         name, size = file_of(round, file), self.recipe.rollout.chunk
         committed = self.run.chunks(name, stage)
         cases: list[Case] = []
@@ -245,7 +247,7 @@ class Evolution:
         return cases
 
     def _score(self, trajectories: Sequence[Trajectory], stage: str = "") -> list[Case]:
-        """Trajectories with their cards; on held-out splits the held-out verifiers have their say too."""
+        """Trajectories with their cards. On held-out splits the held-out verifiers score them too."""
         cards = self._scorer(trajectories)
         if self.held_out and stage.startswith("eval-"):
             judged = self._held_out_scorer(trajectories)
@@ -407,7 +409,7 @@ class Evolution:
         return repairs or requests if prompts == "repair" else requests + repairs
 
     def _evaluate(self, round: int, split: str, policy: str = "") -> None:
-        """Roll the learner (or, for `policy`, the learner as it is under that name) out on held-out tasks."""
+        """Roll the learner out on held-out tasks; `policy` is a name for the learner as it is now."""
         settings = self.recipe.evaluation
         count = settings.tasks if split == "test" else settings.validation
         if count == 0 or (split == "validation" and not self.tasks(split)):
@@ -416,7 +418,7 @@ class Evolution:
         self._measure(round, stage, [RolloutRequest(task, task.messages, stage) for task in self._sample(split, count)])
 
     def _baselines(self) -> None:
-        """The scripted policies on the test tasks: what the numbers are to be seen against."""
+        """Roll the scripted policies out on the test tasks: the numbers of a run are read beside theirs."""
         if not self.recipe.evaluation.baselines:
             return
         tasks = self._sample("test", self.recipe.evaluation.tasks)
@@ -436,7 +438,7 @@ class Evolution:
         self._stage(round, stage, len(requests), work)
 
     def _accept(self, round: int, accepted: int) -> dict[str, Any]:
-        """Accept the round, or roll back where an objective got worse for sure (ours)."""
+        """Accept the round; or roll it back if an objective surely got worse (ours)."""
 
         def work() -> Mapping[str, Any]:
             before, after = (self._recorded(r, "rollouts", "eval-validation") for r in (accepted, round))

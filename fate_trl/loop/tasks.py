@@ -12,7 +12,7 @@ from ..types import KINDS, Task
 
 
 def sample_tasks(tasks: Sequence[Task], count: int | None, rng: np.random.Generator) -> list[Task]:
-    """At most `count` tasks, spread evenly over the kinds that there are; what one kind lacks the others give."""
+    """At most `count` tasks, as many of each kind as there are; where a kind has too few, the others fill its place."""
     if count is None or count >= len(tasks):
         return list(tasks)
     pools = [[task for task in tasks if task.kind == kind] for kind in KINDS]

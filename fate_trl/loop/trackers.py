@@ -27,7 +27,7 @@ from ..types import Case, Trajectory
 from .reporter import Reporter
 
 SAMPLES = 8
-"""Repairs in a table (ours): enough to see what kind they are."""
+"""Rows of the table of repairs (ours): enough to see of what kind they are."""
 
 _LONGEST = 1000  # characters of a message in a table
 _COLUMNS = ("task", "kind", "failed", "asked", "failed answer", "chosen answer", "decided by")

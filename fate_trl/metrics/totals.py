@@ -103,7 +103,7 @@ def values_of(table: Table, metric: Metric, fill: Array | None) -> Array:
 
 
 def _weights(table: Table, metric: Metric) -> Array:
-    """How much each case counts, shape (S, N)."""
+    """How much each case counts: an array of the shape (S, N)."""
     return np.array([[metric.weight(trajectory) for trajectory, _ in cases] for cases in table.cases_S])
 
 

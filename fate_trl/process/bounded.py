@@ -229,7 +229,7 @@ class Isolated:
         return answers
 
     def score(self, trajectories: Sequence[Trajectory]) -> list[dict[str, Score]]:
-        """As the verifier's own; without a limit in time worth the name."""
+        """The scores of the verifier in its process; it may take a day."""
         answers = self.ask(trajectories, 86_400)
         for answer in answers:
             if "cause" in answer:

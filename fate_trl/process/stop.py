@@ -45,7 +45,7 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Within, the first signal is noted and a second raises Stopped; before and after, whatever was the case."""
+        """Within it the first signal is noted and a second one raises Stopped; afterwards the old handlers are back."""
         before = {number: signal.signal(number, self._note) for number in SIGNALS}
         try:
             yield

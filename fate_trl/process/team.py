@@ -47,7 +47,7 @@ class Deserted(FateError):
 
 
 class Team:
-    """The processes of a run, as one of them sees it. To make one waits until all are there."""
+    """The processes of a run, as one of them sees them. Making a team waits until all processes are there."""
 
     def __init__(self) -> None:
         self.size, self.leads = count(), rank() == 0
@@ -61,7 +61,7 @@ class Team:
             self._group = torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
 
     def agreed(self, value: Any = None) -> Any:
-        """The main process's value, on every process; all must ask."""
+        """The main process's value, on every process. Every process must call it."""
         if self.size == 1:
             return value
         import torch
@@ -81,7 +81,7 @@ class Team:
             torch.distributed.barrier(group=self._group)
 
     def close(self) -> None:
-        """Leave the group; all must."""
+        """Leave the group. Every process must call it."""
         if self.size > 1:
             import torch
 
@@ -89,7 +89,7 @@ class Team:
 
 
 class Led:
-    """The main process's learner, through which those of all processes are called; it looks like that learner."""
+    """Stands for the main process's learner: a verb that needs all processes is called on every process's learner."""
 
     def __init__(self, learner: Any, team: Team):
         self._learner, self._team = learner, team
@@ -107,7 +107,7 @@ class Led:
         return done
 
     def _dismiss(self) -> None:
-        """Let the others end. In the middle of a verb they could not hear it; they notice that this process is gone."""
+        """Tell the others to end. Those within a verb cannot hear it; they notice when this process is gone."""
         if not self._together_now:
             self._team.agreed(None)
             self._team.close()

@@ -1,7 +1,7 @@
 """`fate-trl suites check`: run the scripted policies over a suite, and list what cannot be right.
 
 An oracle that fails its own task, or a policy that does nothing and passes, is a defect of the suite. A task without an
-oracle, or an attack without a script, is no defect, but is listed by name: nobody knows that it can be done.
+oracle, or an attack without a script, is no defect, but is listed by name: nobody knows whether it can be done.
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ def _type_name(hint: Any) -> str:
 
 
 def _style(doc: str, name: str) -> str:
-    """What to write in the place of what stands there."""
+    """How to write it instead."""
     wanted = f"below 'Args:' write '{name}: …'"
     if re.search(r"^\s*Parameters\s*\n\s*-{3,}", doc, re.MULTILINE):
         return f"transformers does not read NumPy style: {wanted}."

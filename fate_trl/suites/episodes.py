@@ -25,7 +25,7 @@ from ..types import Cause, Outcome, RolloutRequest, StopReason, Task, ToolCall, 
 T = TypeVar("T")
 
 OPENINGS = 3
-"""How often an episode that fails to open is tried (ours): what lends environments has bad moments."""
+"""How often an episode that fails to open is tried (ours): a service that lends environments has bad moments."""
 
 
 class Recorder:
@@ -112,7 +112,7 @@ class Recorder:
     def call(self, name: str, arguments: Mapping[str, Any]) -> str:
         """Execute one tool and record it. Raises ToolError, with what the policy may read, if the call failed.
 
-        It is never tried again: the first try may have had its effect.
+        A call is never tried again: the first try may have had its effect.
         """
         if self._episode is None:
             raise ToolError("the environment is closed")

@@ -1,6 +1,6 @@
 """The process in which a user's environment is tried out: `python -m fate_trl.suites.probe_main`, asked by probing.py.
 
-What is asked may hang or end the process: nothing here has a limit in time, the asking process has.
+The user's code may hang or end this process. Nothing here limits its time; the asking process does.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The process of a verifier that asked for one: `python -m fate_trl.verify.isolated_main`, started by bounded.Process.
 
-The first line names the verifier and its arguments, every other one holds trajectories; each is answered by one line.
+The first line names the verifier and its arguments; every other line holds trajectories. Each is answered by one line.
 """
 
 from __future__ import annotations

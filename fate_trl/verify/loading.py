@@ -1,4 +1,4 @@
-"""Verifiers by their names in a recipe; one that asks for a process of its own gets it here."""
+"""Makes verifiers by their names in a recipe; a verifier that asks for a process of its own gets it here."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class _Section(BaseModel):
 
 
 class Bounds(_Section):
-    """What one argument may be. Of a list every member is held to it.
+    """What one argument may be; if it is a list, what each of its members may be.
 
     Attributes:
         at_least, at_most: For numbers; a value that is no number breaks the rule.
@@ -256,7 +256,7 @@ class Sighting:
 
 @cache
 def _source(text: str) -> Callable[[Sighting], bool]:
-    """A source of a rule, as a test of a sighting."""
+    """A rule's source as a function that tests a sighting."""
     if text == NAMED:
         return lambda seen: seen.named
     if text in (USER, SYSTEM, ELSEWHERE):

@@ -465,7 +465,7 @@ def _fits(call: Mapping[str, Any], tools: Sequence[str]) -> bool:
 
 
 _BUILT_IN = (Security, Utility, OverRefusal, TrajectoryControl)
-"""Verifiers that cannot hang and change nothing: called as they are, since a copy costs more than their scores."""
+"""Verifiers that cannot hang and change nothing. They are called without a copy, which would cost more than they do."""
 
 
 @hookimpl
