@@ -106,6 +106,11 @@ Shown is what each reward reached of its range, in %, as the mean of the last {l
 """
 
 
+GDPO = """Why `gdpo`, which normalises each reward, follows the larger one: on rows that trade off evenly the normalised
+rewards cancel but for the 1e-4 that TRL adds to each standard deviation, and dividing by the batch's makes that whole.
+"""
+
+
 def page(found: dict[str, Any]) -> str:
     lines = []
     for row in found["ways"].values():
@@ -114,9 +119,7 @@ def page(found: dict[str, Any]) -> str:
         cells = [f"{mean:.0f} ± {sd:.0f}" for mean, sd in zip(ends.mean(axis=0), ends.std(axis=0, ddof=1), strict=True)]
         lines.append(f"| {row['way']} | −{row['range']:g} | {' | '.join(cells)} |")
     apart = found["parameters_apart"]
-    tail = (
-        f"\nWith the default, parameters after training with costs of 10 and of 1000 differ by {apart:.0e} at most.\n"
-    )
+    tail = f"\n{GDPO}\nWith the default, parameters after costs of 10 and of 1000 differ by {apart:.0e} at most.\n"
     n = len(next(iter(found["ways"].values()))["seeds"])
     head = HEAD.format(both=found["both"], last=found["last"], steps=found["steps"], n=n)
     return head + "\n".join(lines) + "\n" + tail

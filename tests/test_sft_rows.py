@@ -7,17 +7,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 from case import case
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import families
 from fate_trl.errors import FateError
-from fate_trl.recipe.schema import Model
+from fate_trl.recipe.schema import Model, Recipe, Rollout
 from fate_trl.train import templates
 from fate_trl.train.examples import Unrenderable, split_calls, tokens_of
 from fate_trl.train.learner import TrlLearner
-from fate_trl.types import BufferRow
+from fate_trl.types import BufferRow, RolloutRequest
 
 SECTION = "chat templates and recorded calls"
 USER = {"role": "user", "content": "Who are Ada and Bob?"}
@@ -178,3 +179,19 @@ def test_rows_that_cannot_be_rendered_are_left_out_of_sft_and_counted(caplog):
     assert "1 of 3 rows left out of SFT" in caplog.text
     with pytest.raises(FateError, match="all 2 rows"):
         made._examples([bad, bad], {})
+
+
+@pytest.mark.parametrize(("name", "turns"), [("llama3_1", 2), ("qwen3", 1)])
+def test_a_history_to_go_on_from_is_rendered_in_the_rollout_too(name, turns):
+    made = object.__new__(TrlLearner)
+    made.tokenizer, made.recipe = tokenizer_of(name), Recipe.model_construct(rollout=Rollout())
+    made.suites = {"till": tiny.TillSuite()}
+    request = RolloutRequest(tiny.make_task(), tuple(TWO[:-1]), "repair")
+    messages = made._readable(request).messages
+    assert len([message for message in messages if message.get("tool_calls")]) == turns
+    text = made.tokenizer.apply_chat_template(list(messages), tokenize=False)
+    assert all(word in text for word in ("Ada", "Bob", "countess", "builder"))
+    plain = RolloutRequest(tiny.make_task(), (USER,), "collect")
+    assert made._readable(plain) is plain
+    cut = RolloutRequest(tiny.make_task(), tuple(TWO[:-2]), "repair")
+    assert made._readable(cut).messages == cut.messages

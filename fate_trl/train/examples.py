@@ -32,7 +32,8 @@ def tokens_of(row: BufferRow, tokenizer: Any, tools: Sequence[Any], **kwargs: An
         ids = [*row.prompt_ids, *row.completion_ids]
         kept = zip(row.completion_ids, row.policy_mask, strict=True)
         return {"input_ids": ids, "labels": [-100] * len(row.prompt_ids) + [i if own else -100 for i, own in kept]}
-    before, after = _fitting(row, tokenizer, tools, **kwargs)
+    halves = (row.messages[: row.loss_from], row.messages[row.loss_from :])
+    before, after = (renderable(half, tokenizer, tools, **kwargs) for half in halves)
     messages, loss_from = [*before, *after], len(before)
     ids, labels = [], []
     for end in range(loss_from, len(messages) + 1):
@@ -55,21 +56,19 @@ def tokens_of(row: BufferRow, tokenizer: Any, tools: Sequence[Any], **kwargs: An
     return {"input_ids": ids, "labels": labels}
 
 
-def _fitting(
-    row: BufferRow, tokenizer: Any, tools: Sequence[Any], **kwargs: Any
-) -> tuple[list[Message], list[Message]]:
-    """The messages before the loss and those from there on, in a way that the template can render."""
-    halves = [list(row.messages[: row.loss_from]), list(row.messages[row.loss_from :])]
-    calls = [call for message in row.messages for call in message.get("tool_calls") or ()]
-    several = any(len(message.get("tool_calls") or ()) > 1 for message in row.messages)
+def renderable(messages: Sequence[Message], tokenizer: Any, tools: Sequence[Any], **kwargs: Any) -> list[Message]:
+    """The messages in a way that the template can render; see `tokens_of`. Raises Unrenderable if there is none."""
+    out = list(messages)
+    calls = [call for message in out for call in message.get("tool_calls") or ()]
+    several = any(len(message.get("tool_calls") or ()) > 1 for message in out)
     malformed = not all(isinstance(_function(call).get("arguments"), Mapping) for call in calls)
     if several or malformed:
         missing = templates.missing(tokenizer, tools or [templates.TOOL], **kwargs)
         if malformed and "text arguments" in missing:
-            halves = [[_with_objects(message) for message in half] for half in halves]
+            out = [_with_objects(message) for message in out]
         if several and "several calls" in missing:
-            halves = [split_calls(half) for half in halves]
-    return halves[0], halves[1]
+            out = split_calls(out)
+    return out
 
 
 def _function(call: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ import math
 import signal
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ from ..suites.opening import tools_of
 from ..types import BufferRow, RolloutRequest, Task, Trajectory
 from .checkpoints import Checkpoints, last_checkpoint
 from .config import PFPOConfig
-from .examples import Unrenderable, tokens_of
+from .examples import Unrenderable, renderable, tokens_of
 from .models import ADAPTER, load_model
 from .prefix_sharing import share_training
 from .processor import settled
@@ -208,8 +209,19 @@ class TrlLearner:
             self._roller = self._pfpo_trainer(requests[:1], seed, max_steps=1, **self.rollout_batch())
             self.model.to(self._roller.accelerator.device)  # TRL leaves that to the wrapper, where there is one
         set_seed(seed + self._roller.accelerator.process_index)
-        trajectories = self._generated(requests)
+        trajectories = self._generated([self._readable(request) for request in requests])
         return [dataclasses.replace(trajectory, policy=self.name) for trajectory in trajectories]
+
+    def _readable(self, request: RolloutRequest) -> RolloutRequest:
+        """The request, its history of calls in a way that the chat template can render, where there is one."""
+        if not any(message.get("tool_calls") for message in request.messages):
+            return request
+        task, template = request.task, self.recipe.rollout.trl.get("chat_template_kwargs") or {}
+        tools = tools_of(self.suites[task.suite], task.tools)
+        with suppress(Unrenderable):
+            messages = tuple(renderable(request.messages, self.tokenizer, tools, **template))
+            return dataclasses.replace(request, messages=messages)
+        return request
 
     def _generated(self, requests: Sequence[RolloutRequest]) -> list[Trajectory]:
         """The requests in batches that fit: where memory runs out, half as many from then on."""
@@ -347,7 +359,8 @@ class TrlLearner:
     def pfpo(self, requests: Sequence[RolloutRequest], seed: int, scratch: str | None = None) -> dict[str, Any]:
         assert self.recipe.pfpo is not None
         settings = self.recipe.pfpo.trl
-        trainer = self._pfpo_trainer(requests, seed, **settings, **_output(scratch))
+        readable = [self._readable(request) for request in requests]
+        trainer = self._pfpo_trainer(readable, seed, **settings, **_output(scratch))
         if trainer.ref_model is not None:  # TRL loads the model as it was given; the KL term is to the stage's start
             trainer.accelerator.unwrap_model(trainer.ref_model).load_state_dict(self.model.state_dict())
         summary = self._run(trainer, scratch, trainer.between_generations, "save_steps" not in settings)
