@@ -11,6 +11,7 @@ import re
 import runpy
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,26 @@ def test_write_a_verifier(folder):
         text for language, _, text in BLOCK.findall((DOCS / "tutorials/verifier.md").read_text()) if language == "yaml"
     ]
     assert yaml.safe_load(yaml_block)["verifiers"][-1] == {"name": "brief/brief", "args": {"words": 6}}
+
+
+@pytest.mark.timeout(600)
+def test_write_a_selector_that_learns(folder):
+    def typed(command):
+        if command[0] == "fate-trl":
+            return here(command)
+        command = ["-m", *command] if command[0] == "pytest" else command[1:]
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=folder)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    contract, _, looked = follow("tutorials/selector.md", folder, {}, typed)
+    assert " passed" in contract
+    assert "failed" not in contract
+    metrics, state = (json.loads(part.replace("'", '"')) for part in re.findall(r"{.*?}", looked))
+    assert metrics == state
+    assert metrics["weight"] != 1.0
+    logged = (folder / "run/rounds/01/stages.jsonl").read_text()
+    assert '"selector/weight"' in logged
 
 
 def test_own_tasks_and_tools(folder):

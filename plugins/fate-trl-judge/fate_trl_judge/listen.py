@@ -90,6 +90,9 @@ class ListenTournament(_Listen):
     """A knock-out: batches of candidates, the model names each batch's winner, until one is left.
 
     K candidates take at most ceil(log_size K) rounds. Where an answer names no candidate, the batch's best mean wins.
+    The contest is among the members of the Pareto front.
+
+    Source: "LISTEN to your preferences" [recall]: tournaments over batches; the front and the fallback are ours.
 
     Args:
         url, model: What stands before /chat/completions; the model's name there.
@@ -137,6 +140,9 @@ class ListenUtility(_Listen):
 
     Weights below 0 count as 0, and their sum as 1. Where an answer holds no weights, all count alike, and the model is
     asked again the next time. The weights are its state.
+
+    Source: "LISTEN to your preferences" [recall]: a utility that the model writes. Ours: it writes it once, not in
+    turns with what it would choose.
 
     Args:
         url, model, preference, max_tokens, seconds, retries, key_env: As for `listen-tournament`.

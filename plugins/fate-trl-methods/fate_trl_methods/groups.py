@@ -195,8 +195,8 @@ class Truncated(Rowed):
     mean less the batch's mean of finished rows: the sign of its prompt's baseline, and no verdict of its own. Where a
     group has no finished row, its cut ones get 0.
 
-    Source: truncated PPO, which replaces what a cut row would still earn by a value; the group's mean in its place is
-    derived.
+    Source: truncated PPO [recall], which puts a value in the place of what a cut row would still earn; the group's mean
+    as that value is derived.
     """
 
     whole_batch: ClassVar[bool] = True

@@ -42,7 +42,8 @@ class Program:
     It has a folder and a process group of its own, limited memory, processor time and file size, no input but stdin and
     no environment variables. That keeps accidents in; it is no sandbox against an attacker: run it in a container.
 
-    Source: solver-informed RL (executable rewards in tiers of format, execution and correctness); the values are ours.
+    Source: solver-informed RL [recall]: executable rewards in tiers of format, execution and correctness; their values
+    are ours.
 
     Args:
         seconds: Time for one program.

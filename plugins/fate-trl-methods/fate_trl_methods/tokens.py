@@ -40,7 +40,7 @@ class TurnDiscount(Rowed):
 
     So a success that comes in fewer turns is worth more in each of them.
 
-    Source: IterResearch's efficiency-aware policy optimisation, the published page. All rows stay, so the batch keeps
+    Source: IterResearch's efficiency-aware policy optimisation [recall]. All rows stay, so the batch keeps
     its size (ours: there turns are dropped until it divides).
 
     Attributes:
@@ -152,8 +152,8 @@ class ValueDifferences(Rowed):
     V(after) - V(before), so a row's turns add up to V(end) - V(start). Within a generation the values stand still; they
     learn once after it.
 
-    Source: "Lean and mean: decoupled value policy optimization", whose value is a pretrained model; the table in its
-    place is ours.
+    Source: "Lean and mean: decoupled value policy optimization" [recall], whose value is a pretrained model; the table
+    in its place is ours.
 
     Attributes:
         prior: Weight of the state before, in rows.
