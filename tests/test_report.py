@@ -146,15 +146,23 @@ def test_costs_and_errors(scripted_folder, scripted_copy, told):
 
 def test_training_steps_go_on_over_the_rounds(scripted_copy):
     log = [{"loss": 0.5, "step": 1, "rewards/u/mean": 0.1}, {"loss": None, "step": 2}, {"train_loss": 1.0, "step": 2}]
+    learned = {"selector/states": 4.0, **{f"selector/multiplier/{name}": 0.5 for name in "abcd"}}
     for number in (1, 2):
-        record = {"stage": "pfpo", "steps": 2, "seconds": 1.0, "log": [*log, {"loss": 0.1, "step": 2, "kl": 0.3}]}
+        record = {
+            "stage": "pfpo",
+            "steps": 2,
+            "seconds": 1.0,
+            "log": [*log, {"loss": 0.1, "step": 2, "kl": 0.3, **learned}],
+        }
         RunDirectory(scripted_copy).append(f"rounds/{number:02d}/stages.jsonl", [record])
     training = summary.summarise(Run.open(scripted_copy))["training"]
     assert training["pfpo"]["loss"] == [[1, 0.5], [2, 0.1], [3, 0.5], [4, 0.1]]
     assert training["rounds"]["pfpo"] == {"1": 0, "2": 2}
     assert training["objectives"] == ["u"]
     titles = [chart.title for chart in charts.training({"training": training})]
-    assert titles == ["PFPO: u", "PFPO: KL to the reference"]
+    assert titles[:2] == ["PFPO: u", "PFPO: KL to the reference"]
+    own = ["PFPO: the selector's states", *["PFPO: the selector's multiplier"] * 2]
+    assert titles[2:] == own, "what a selector learns, as many lines to a chart as can be told apart"
 
 
 # ------------------------------------------------------------------------------------------------ the page

@@ -32,6 +32,10 @@ def test_two_processes(tmp_path, layout):
     assert one["items"] == two["items"] == one["own_items"] + two["own_items"]
     assert one["errors"] == two["errors"] == 0.125
     assert one["weights"] == two["weights"]
+    assert one["learned"] == two["learned"]
+    assert one["learned"][0] == 2, "once per generation"
+    assert one["asked"] == two["asked"], "both see the rows of both, and say the same of them"
+    assert one["widths"] != [] != two["widths"], "each takes its own rows, as wide as its own completions"
 
 
 def rolled_out(folder: Path) -> dict[str, Any]:
@@ -59,7 +63,7 @@ def rolled_out(folder: Path) -> dict[str, Any]:
     }
 
 
-def make(folder: Path, rewards: list[Any], **changes: Any) -> Any:
+def make(folder: Path, rewards: list[Any], selector: Any = "product", **changes: Any) -> Any:
     import tiny
     from datasets import Dataset
 
@@ -70,9 +74,10 @@ def make(folder: Path, rewards: list[Any], **changes: Any) -> Any:
     return PFPOTrainer(
         tiny.make_model(tokenizer),
         rewards,
-        tiny.config(PFPOConfig, folder, ddp_backend="gloo", selector="product", **changes),
+        tiny.config(PFPOConfig, folder, ddp_backend="gloo", scale_rewards="none", **changes),
         Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in ("pay alice", "pay bob")] * 4),
         processing_class=tokenizer,
+        selector=selector,
     )
 
 
@@ -120,10 +125,52 @@ def trained(folder: Path) -> dict[str, Any]:
     }
 
 
+def learned(folder: Path, layout: str) -> dict[str, Any]:
+    """Two steps with a selector that learns from facts about rows, and gives advantages by token."""
+    import numpy as np
+
+    class Taught:
+        def __init__(self) -> None:
+            self.count, self.seen, self.said = 0, 0.0, []
+
+        def advantages(self, scores_G_N_M, *, objectives, valid_G_N, rows):
+            said = np.where(rows.turn_G_N_T >= 0, scores_G_N_M - self.seen, 0.0)
+            self.said.append([rows.length_G_N.tolist(), float(said.sum())])
+            return said
+
+        def learn(self, scores_G_N_M, *, objectives, valid_G_N, rows):
+            self.count += 1
+            self.seen += float((rows.length_G_N * scores_G_N_M[:, :, 0]).mean())
+
+        def state_dict(self):
+            return {"seen": self.seen}
+
+        def load_state_dict(self, state):
+            self.seen = state["seen"]
+
+    def first(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        return [float(ids[0] % 5) for ids in completion_ids]
+
+    taught, widths = Taught(), []
+    batch = 4 if layout == "whole" else 2
+    trainer = make(folder, [first], taught, per_device_train_batch_size=batch, max_steps=2)
+    scored = trainer._generate_and_score_completions
+
+    def watched(inputs: Any) -> Any:
+        out = scored(inputs)
+        assert out["advantages"].shape == out["completion_ids"].shape
+        widths.append(out["advantages"].size(1))
+        return out
+
+    trainer._generate_and_score_completions = watched
+    trainer.train()
+    return {"learned": [taught.count, taught.seen], "asked": taught.said, "widths": widths}
+
+
 def main(folder: Path, layout: str) -> None:
     import torch
 
-    result = {**rolled_out(folder), **scored(folder, layout), **trained(folder)}
+    result = {**rolled_out(folder), **scored(folder, layout), **trained(folder), **learned(folder, layout)}
     (folder / f"{torch.distributed.get_rank()}.json").write_text(json.dumps(result))
     torch.distributed.destroy_process_group()
 

@@ -342,7 +342,22 @@ def training(summary: Json) -> list[Chart]:
         [_over_steps("PFPO: shares of groups, and completions cut off", groups + clipped, share=True)] if groups else []
     )
     out += [_over_steps("PFPO: KL to the reference", [("kl", pfpo["kl"])])] if "kl" in pfpo else []
+    for name, named in _learned(pfpo).items():  # a chart has as many lines as can be told apart
+        out += [
+            _over_steps(f"PFPO: the selector's {name}", named[start : start + len(LOOKS)])
+            for start in range(0, len(named), len(LOOKS))
+        ]
     out += [_over_steps("SFT: loss", [("loss", sft["loss"])])] if "loss" in sft else []
+    return out
+
+
+def _learned(pfpo: Json) -> dict[str, list[tuple[str, Any]]]:
+    """What a selector logs of itself, `selector/<name>` or `selector/<name>/<which>`: series by name."""
+    out: dict[str, list[tuple[str, Any]]] = {}
+    for key, points in pfpo.items():
+        if key.startswith("selector/"):
+            name, _, which = key.removeprefix("selector/").partition("/")
+            out.setdefault(_words(name), []).append((which or name, points))
     return out
 
 
