@@ -135,10 +135,13 @@ _WHAT = {
 def arguments(factory: Callable[..., Any]) -> list[tuple[str, str, str]]:
     """(name, type, default) of a component's arguments."""
     hints = inspect.get_annotations(factory.__init__ if inspect.isclass(factory) else factory, eval_str=True)
+    fields = dataclasses.fields(factory) if dataclasses.is_dataclass(factory) else ()
+    made = {f.name: f.default_factory for f in fields if f.default_factory is not dataclasses.MISSING}
     rows = []
     for name, parameter in inspect.signature(factory).parameters.items():
         kind = type_of(pydantic.TypeAdapter(hints.get(name, Any)).json_schema())
-        default = "*required*" if parameter.default is parameter.empty else f"`{json.dumps(parameter.default)}`"
+        value = made.get(name, lambda given=parameter.default: given)()
+        default = "*required*" if parameter.default is parameter.empty else f"`{json.dumps(value)}`"
         rows.append((f"`{name}`", kind, default))
     return rows
 
