@@ -434,7 +434,7 @@ def files(path):
         if file.name == "stages.jsonl":
             records = map(json.loads, data.splitlines())
             data = [
-                {key: item for key, item in record.items() if key not in ("seconds", "peak_memory_mb")}
+                {key: item for key, item in record.items() if key not in ("seconds", "peak_memory_mb", "time")}
                 for record in records
             ]
         out[str(file.relative_to(path))] = data

@@ -146,7 +146,7 @@ def records(run):
     for path in sorted((run / "rounds").rglob("*.jsonl")):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         for line in lines if path.name == "stages.jsonl" else ():
-            for key in ("seconds", "peak_memory_mb", "peak_gpu_memory_mb", "log"):
+            for key in ("seconds", "time", "peak_memory_mb", "peak_gpu_memory_mb", "log"):
                 line.pop(key, None)
         found[path.relative_to(run).as_posix()] = lines
     return {**found, "metrics": json.loads((run / "metrics.json").read_text())}

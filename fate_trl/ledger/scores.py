@@ -9,6 +9,7 @@ every completion there is new.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -39,6 +40,8 @@ class Scorer:
     ):
         self.verifiers = verifiers
         self.seconds = seconds
+        self.took = 0.0
+        """Seconds of all calls so far."""
         self._identity = dict(_cached(verifiers, identities))
         self._directory = directory
         kept = directory.read(SCORES) if self._identity else []
@@ -46,7 +49,9 @@ class Scorer:
 
     def __call__(self, trajectories: Sequence[Trajectory]) -> list[ScoreCard]:
         """One card per trajectory, in order; see `score_all`."""
+        began = time.perf_counter()
         parts = [self._cards(verifier, trajectories) for verifier in self.verifiers]
+        self.took += time.perf_counter() - began
         return [ScoreCard({k: s for card in cards for k, s in card.scores.items()}) for cards in zip(*parts)]
 
     def _cards(self, verifier: Any, trajectories: Sequence[Trajectory]) -> list[ScoreCard]:

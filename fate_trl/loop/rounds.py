@@ -175,13 +175,20 @@ class Evolution:
             return done
         self.stop.check()
         self.reporter.start(round, name, total)
-        start = time.perf_counter()
+        start, scored = time.perf_counter(), self._verifying()
         record = {"stage": name, **(work() or {}), "seconds": time.perf_counter() - start, **self.memory()}
+        if self._verifying() > scored:
+            record["time"] = {**record.get("time", {}), "verifying": self._verifying() - scored}
         judging = spent([*self.verifiers, *self.held_out])
         record |= {"judging": judging} if judging else {}
         self.run.append(file_of(round, "stages"), [record])
         self.reporter.finish({"round": round, **record})
         return record
+
+    def _verifying(self) -> float:
+        """Seconds that this run's verifiers took so far, PFPO's rewards aside."""
+        scorers = [vars(self).get(name) for name in ("_scorer", "_held_out_scorer")]
+        return float(sum(scorer.took for scorer in scorers if scorer is not None))
 
     def _train(self, round: int, name: Stage, work: Callable[[int, str], Mapping[str, Any]]) -> None:
         """A training stage: `work` on its seed and its scratch folder, which is removed once the stage is recorded.

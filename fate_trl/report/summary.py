@@ -382,6 +382,9 @@ def _cost(run: Run) -> list[Json]:
                     "sampled_tokens": record.get("sampled_tokens"),
                     "trained_tokens": record.get("trained_tokens"),
                     "seconds": record["seconds"],
+                    "time": record.get("time", {}),
+                    "read_tokens": record.get("read_tokens"),
+                    "spared_tokens": record.get("spared_tokens"),
                     "peak_memory_mb": record.get("peak_memory_mb"),
                     "peak_gpu_memory_mb": record.get("peak_gpu_memory_mb"),
                 }

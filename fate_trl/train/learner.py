@@ -14,6 +14,7 @@ import logging
 import math
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -47,6 +48,7 @@ from .checkpoints import Checkpoints, last_checkpoint
 from .config import PFPOConfig
 from .examples import Unrenderable, renderable, tokens_of
 from .models import ADAPTER, load_model
+from .prefix_rollouts import Spent
 from .prefix_sharing import share_training
 from .processor import settled
 from .rows import request_dataset
@@ -90,7 +92,7 @@ def _built(
         return TrlLearner(recipe, suites, verifiers, selector, told, team)
 
     evolution = assemble(recipe, run, learner_of, told, components)
-    evolution.memory = _memory
+    evolution.memory = lambda: {**_memory(), **learner.taken()}
     learner: Any = evolution.learner
     learner.stop = evolution.stop
     learner.keep_states_of({"chooser": evolution.selector, "repair": evolution.repair})
@@ -175,6 +177,7 @@ class TrlLearner:
         self.stop = Stop()
         self.tasks: list[Task] = []
         self._roller: PFPOTrainer | None = None
+        self._spent = Spent()
         self._engine: Any = None
         self._fitting = recipe.rollout.chunk
         self._check_settings()
@@ -201,6 +204,18 @@ class TrlLearner:
                 config(**{**self.settings(0), **settings.trl})
             except (ValueError, TypeError) as error:
                 raise RecipeError(f"{section}: {error}") from None
+
+    def taken(self) -> dict[str, Any]:
+        """Where time went since this was last asked: seconds by what they went into, and tokens read and spared.
+
+        Of rollouts only where they share prefixes; otherwise their engine does not tell.
+        """
+        spent, self._spent = self._spent, Spent()
+        if self._roller is not None and self._roller.sharing is not None:
+            self._roller.sharing.tell(self._spent)
+        read, asked = spent.tokens["read"], spent.tokens["asked"]
+        tokens = {"read_tokens": read, "spared_tokens": asked - read} if asked else {}
+        return {**tokens, **({"time": dict(spent.seconds)} if spent.seconds else {})}
 
     # -------------------------------------------------------------------------------------------- rollouts
 
@@ -285,6 +300,8 @@ class TrlLearner:
                 selector=self.selector,
             )
         self._engine = getattr(trainer, "vllm_generation", None)
+        if trainer.sharing is not None:
+            trainer.sharing.tell(self._spent)
         return trainer
 
     def fresh(self) -> None:
@@ -376,7 +393,10 @@ class TrlLearner:
             trainer.add_callback(checkpoints)
         found = last_checkpoint(scratch, self.team.size) if scratch is not None and self.team.leads else None
         try:
+            began, before = time.perf_counter(), sum(self._spent.seconds.values())
             trainer.train(resume_from_checkpoint=self.team.agreed(found))
+            beside = sum(self._spent.seconds.values()) - before
+            self._spent.seconds["training"] += time.perf_counter() - began - beside
         except OUT_OF_MEMORY as error:
             raise FateError(
                 "out of memory in training: in the run's recipe.yaml lower per_device_train_batch_size of this stage, "

@@ -68,8 +68,17 @@ class Sharing:
         """Where the rollouts' time went since the trainer was made."""
         return Spent() if self._rollouts is None else self._rollouts.spent
 
+    def tell(self, spent: Spent) -> None:
+        """Count from now on in there."""
+        if self._rollouts is not None:
+            self._rollouts.spent = spent
+
     def first_turns(self, trainer: Any, prompt_ids: list[list[int]]) -> list[list[int]]:
-        """Roll a batch out to the end of its episodes. Returns the tokens of the rows' first turns."""
+        """Roll a batch out to the end of its episodes.
+
+        Returns the tokens of the rows' first turns; of rows with tools only an end, since TRL would read calls out of
+        them once more, and `episodes` has them.
+        """
         assert self._rollouts is not None
         turns = _tool_turns(trainer) if trainer.tools else None
         seed = int(torch.randint(2**62, (1,)))  # of the trainer's random state, which moves on
@@ -82,11 +91,9 @@ class Sharing:
             weights = (trainer.state.global_step, sum(parameter._version for parameter in model.parameters()))
             self._rows = self._rollouts.run(prompt_ids, seed, turns, weights)
         self._turns = turns
-        firsts = []
-        for row in self._rows:
-            first = row.mask.index(0) if 0 in row.mask else len(row.mask)
-            firsts.append(row.ids[len(row.prompt) :][:first])
-        return firsts
+        if turns is not None:
+            return [[trainer._tokenizer.eos_token_id] for _ in self._rows]
+        return [row.ids[len(row.prompt) :] for row in self._rows]
 
     def episodes(self) -> tuple[Any, ...] | None:
         """What `_tool_call_loop` returns, of the batch just rolled out; None if it was not rolled out here."""
