@@ -1,4 +1,4 @@
-"""docs/methods.md, made from the components while the site is built; a hook of mkdocs.
+"""docs/methods.md, made from the components while the site is built: reference.py asks for it.
 
 python docs/methods_page.py prints it. A method's status is "works" only where tests that begin with its name are there.
 """
@@ -17,7 +17,6 @@ from typing import Any
 from fate_trl import plugins
 
 ROOT = Path(__file__).parent.parent
-PAGE = "methods.md"
 FAMILIES = ("papers",)
 """Modules of fate_trl_methods that hold rows."""
 
@@ -146,15 +145,6 @@ def page() -> str:
         *sections,
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def on_files(files: Any, config: Any) -> Any:
-    """mkdocs' hook: adds the page."""
-    from mkdocs.structure.files import File
-
-    text = re.sub(r"\]\(\.\./(plugins/[\w-]+)\)", r"](\1.md)", page())
-    files.append(File.generated(config, PAGE, content=text))
-    return files
 
 
 if __name__ == "__main__":

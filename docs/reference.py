@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib.util
 import inspect
 import json
 import re
@@ -287,7 +288,19 @@ def trainer_page() -> str:
 
 # ------------------------------------------------------------------------------------------------ pages
 
+
+def methods_page() -> str:
+    """Made by methods_page.py, which needs the plugins that hold the methods."""
+    spec = importlib.util.spec_from_file_location("methods_page", ROOT / "docs" / "methods_page.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return re.sub(r"\]\(\.\./(plugins/[\w-]+)\)", r"](\1.md)", str(module.page()))
+
+
 PAGES: dict[str, Callable[[], str]] = {
+    "methods.md": methods_page,
     "reference/recipe.md": recipe_page,
     "reference/components.md": components_page,
     "reference/metrics.md": metrics_page,
