@@ -13,12 +13,8 @@ class RecipeError(FateError, ValueError):
     """A recipe, a configuration or a command-line argument that cannot work; a ValueError, as TRL's own are."""
 
 
-class PluginError(FateError):
-    """A plugin or component that is missing, clashes, is of another API version, or does not load."""
-
-
-class UnknownName(PluginError, ValueError):
-    """A plugin or component that there is none of under this name; a ValueError, as an illegal argument of TRL's is."""
+class PluginError(FateError, ValueError):
+    """A plugin or component that is missing, clashes, is of another API version, or does not load; a ValueError too."""
 
 
 class LedgerError(FateError):

@@ -26,7 +26,7 @@ import pluggy
 import pydantic
 
 from . import __version__, hookspecs
-from .errors import FateError, PluginError, RecipeError, UnknownName
+from .errors import FateError, PluginError, RecipeError
 from .hookspecs import API_VERSION, Component
 from .record import content_hash, stable_hash
 
@@ -83,7 +83,7 @@ def _entry(plugin: str) -> importlib.metadata.EntryPoint:
     known = installed()
     if plugin not in known:
         names = ", ".join(known) or "none"
-        raise UnknownName(f"no plugin {plugin!r} is installed{nearest(plugin, known)} Installed plugins: {names}.")
+        raise PluginError(f"no plugin {plugin!r} is installed{nearest(plugin, known)} Installed plugins: {names}.")
     if len(known[plugin]) > 1:
         homes = " and ".join(f"{_home(entry)} ({entry.value})" for entry in known[plugin])
         raise PluginError(f"two installed packages announce a plugin {plugin!r}: {homes}. Uninstall one of them.")
@@ -258,7 +258,7 @@ def find(type: Type, name: str) -> Component:
         elsewhere = f" Installed plugins: {', '.join(installed())}." if installed() else ""
         if name in installed():
             hint = f": that is a plugin; name a {type} of it as {name}/NAME."
-        raise UnknownName(f"no {type} {name!r}{hint} There are: {', '.join(names) or 'none'}.{elsewhere}")
+        raise PluginError(f"no {type} {name!r}{hint} There are: {', '.join(names) or 'none'}.{elsewhere}")
     return known[component]
 
 
@@ -380,6 +380,8 @@ def required(factory: Callable[..., Any]) -> set[str]:
 
 
 def _convert(hint: Any, value: Any, what: str) -> Any:
+    if isinstance(value, bool) and hint in (int, float):
+        raise RecipeError(f"{what} is {value!r}, which is what YAML makes of yes and no; it is a number.")
     try:
         return pydantic.TypeAdapter(hint).validate_python(value)
     except pydantic.ValidationError as error:

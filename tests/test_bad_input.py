@@ -108,7 +108,7 @@ RECIPES = {
     ),
     "an objective that two verifiers produce": (
         {**GOOD, "verifiers": ["security", "security"]},
-        ["objective 'security' is produced by two verifiers; name only one"],
+        ["objective 'security' is produced by security and by "],
     ),
     "a floor of an objective that is not asked for": (
         {**GOOD, "repair": {"floors": {"speed": 0.5}}},
@@ -145,11 +145,11 @@ RECIPES = {
     ),
     "a group of some": (
         {**GOOD, "pfpo": {"num_generations": "some"}},
-        ["pfpo.num_generations is 'some'; it is a whole"],
+        ["pfpo.num_generations is the text 'some'; it is of type int"],
     ),
     "a batch of some": (
         {**GOOD, "pfpo": {"per_device_train_batch_size": "some"}},
-        ["pfpo.per_device_train_batch_size is 'some'; it is a whole number, at least 1."],
+        ["pfpo.per_device_train_batch_size is the text 'some'; it is of type int"],
     ),
     "a batch that holds no whole number of groups": (
         {**GOOD, "pfpo": {"num_generations": 6, "per_device_train_batch_size": 8}},

@@ -78,8 +78,7 @@ def test_calls_that_need_more_rounds_than_allowed():
     ],
 )
 def test_batches(sets, verdict, words):
-    subject = findings.Subject(recipe_of(*sets), {}, {"train": [None] * 24}, None, None)
-    batches = list(findings._batches(subject))[-1]
+    batches = list(findings._batches(recipe_of(*sets), 24))[-1]
     assert batches.verdict == verdict
     assert words in batches.reason
 
@@ -96,8 +95,9 @@ def test_steps_are_those_that_trls_sampler_gives():
             "pfpo.num_train_epochs=1",
         )
         sets += (f"pfpo.per_device_train_batch_size={rows}", f"pfpo.gradient_accumulation_steps={accumulation}")
-        subject = findings.Subject(recipe_of(*sets), {}, {"train": [None] * 99}, None, None)
-        assert list(findings._batches(subject))[-1].data["steps"] == len(list(drawn)) // (rows * accumulation)
+        assert list(findings._batches(recipe_of(*sets), 99))[-1].data["steps"] == len(list(drawn)) // (
+            rows * accumulation
+        )
 
 
 def test_combinations():
@@ -119,7 +119,7 @@ def test_a_hub_that_cannot_be_reached_is_told_at_once(monkeypatch):
     monkeypatch.setattr(hub, "_answers", lambda host, port: False)
     monkeypatch.setattr(learner, "load_model", lambda model: pytest.fail("it was loaded"))
     with pytest.raises(RecipeError, match=r"nobody/nothing is not in the hub's cache here, and .* cannot be reached"):
-        findings._subject(recipe_of("model.path=nobody/nothing"))
+        findings._tokenizer_and_config(recipe_of("model.path=nobody/nothing"))
 
 
 # ------------------------------------------------------------------------------------------------ memory

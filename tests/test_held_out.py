@@ -95,7 +95,7 @@ def test_what_cannot_work_is_said_before_anything_runs(tmp_path):
         load_recipe(tmp_path / "recipe.yaml")
     twice = {**RECIPE, "evaluation": {"verifiers": ["utility", "utility"]}}
     (tmp_path / "recipe.yaml").write_text(json.dumps(twice))
-    with pytest.raises((RecipeError, FateError), match="produced by two verifiers"):
+    with pytest.raises((RecipeError, FateError), match=r"produced by \w+ and by \w+"):
         load_recipe(tmp_path / "recipe.yaml")
 
 

@@ -360,7 +360,7 @@ def test_objectives_are_each_produced_once():
     check_objectives(BUILT_IN, ["utility", "security"])
     with pytest.raises(FateError, match=r"no verifier produces the objective 'speed'; .*security, utility"):
         check_objectives(BUILT_IN, ["utility", "speed"])
-    with pytest.raises(FateError, match="'utility' is produced by two verifiers"):
+    with pytest.raises(FateError, match=r"'utility' is produced by \w+ and by \w+"):
         check_objectives([*BUILT_IN, Utility()], ["security"])
 
 

@@ -15,12 +15,12 @@ from rich.markup import escape
 
 from .. import __version__, plugins
 from ..errors import PluginError
+from ..types import OBJECTIVES
 from .console import out, visible
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_FOUR = "security, utility, over_refusal, trajectory_control"
 _USE: dict[plugins.Type, tuple[str, str]] = {
-    "verifier": (f"verifiers: [{_FOUR}, NAME]", f"fate-trl run quickstart --set 'verifiers=[{_FOUR}, NAME]'"),
+    "verifier": ("verifiers: [FOUR, NAME]", "fate-trl run quickstart --set 'verifiers=[FOUR, NAME]'"),
     "repair": ("repair: {strategy: NAME}", "fate-trl run quickstart --set repair.strategy=NAME"),
     "selector": ("selector: NAME", "fate-trl run quickstart --set selector=NAME"),
     "suite": ("suites: [NAME]", "fate-trl suites check NAME"),
@@ -67,7 +67,8 @@ def _check_name(name: str) -> None:
 
 def _values(name: str, kind: plugins.Type) -> dict[str, str]:
     words = name.split("-")
-    recipe, command = (text.replace("NAME", f"{name}/{name}") for text in _USE[kind])
+    others = ", ".join(built_in for built_in in OBJECTIVES if built_in != "_".join(words))  # which it stands for
+    recipe, command = (text.replace("FOUR", others).replace("NAME", f"{name}/{name}") for text in _USE[kind])
     major, minor = map(int, __version__.split(".")[:2])
     return {
         "name": name,

@@ -31,6 +31,7 @@ from ..loop.reporter import Reporter, Silent
 from ..metrics import is_error
 from ..metrics.concerns import unread_calls
 from ..record import dumps
+from ..suites.scripted import ROLES
 from ..types import KINDS, Case
 from .console import err, visible
 
@@ -113,6 +114,12 @@ def _clock(seconds: float) -> str:
     return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
 
 
+def _called(stage: str) -> str:
+    """A stage as people are told of it: a script that is played for comparison is no policy of theirs."""
+    role = stage.removeprefix("eval-test-")
+    return f"baseline: {role}" if role in ROLES else stage
+
+
 def _told(name: str, value: Any) -> str:
     """A fact of a stage's summary in words; nothing where there is nothing to tell."""
     if isinstance(value, bool):
@@ -190,7 +197,7 @@ class Lines(_Counting):
             self.console.print(escape(visible(warning)), soft_wrap=True)
 
     def _line(self, text: str, seconds: float) -> None:
-        head = f"round {self.round}  {self.stage:<22} {seconds:7.1f} s  "
+        head = f"round {self.round}  {_called(self.stage):<22} {seconds:7.1f} s  "
         self.console.print(escape(visible(head + text)), soft_wrap=True)
 
 
@@ -205,7 +212,7 @@ class Live(Lines):
 
     def start(self, round: int, stage: str, total: int) -> None:
         super().start(round, stage, total)
-        self.bar = self.progress.add_task(f"round {round}  {stage}", total=total or None, words="")
+        self.bar = self.progress.add_task(f"round {round}  {_called(stage)}", total=total or None, words="")
         self.progress.start()
 
     def expect(self, total: int) -> None:

@@ -22,7 +22,7 @@ from ..suites.opening import open_suites, tasks_of
 from ..types import RolloutRequest
 from .hub import reach_hub
 from .lengths import length_findings
-from .licences import licence_findings
+from .licences import model_licence, suite_licences
 from .memory import Lengths, Need, estimate
 from .prefixes import prefix_findings
 from .rendering import template_findings, untrained_findings
@@ -45,7 +45,11 @@ def findings(recipe: Recipe, device_memory: float | None = None, measure: bool =
     if recipe.model.endpoint is not None:
         raise RecipeError("the model is behind model.endpoint, where nothing can be checked from here.")
     yield from _combinations(recipe)
-    subject = _subject(recipe)
+    suites = open_suites(recipe.suites)
+    tasks = {split: tasks_of(suites, split, recipe.seed) for split in ("train", "validation", "test")}
+    yield from _batches(recipe, len(tasks["train"]))
+    yield from suite_licences(suites)
+    subject = Subject(recipe, suites, tasks, *_tokenizer_and_config(recipe))
     of_template = template_findings(subject)
     yield from of_template
     if of_template[0].verdict == "error":
@@ -53,20 +57,17 @@ def findings(recipe: Recipe, device_memory: float | None = None, measure: bool =
     yield from untrained_findings(subject)
     found, lengths = length_findings(subject)
     yield from found
-    yield from _batches(subject)
     yield from prefix_findings(subject)
     yield from _memory(subject, lengths, device_memory)
     yield _measured(recipe) if measure else Finding("time", "ok", "not measured: it takes the weights; add --measure")
-    yield from licence_findings(subject)
+    yield model_licence(recipe)
 
 
 # ------------------------------------------------------------------------------------------------ what is looked at
 
 
-def _subject(recipe: Recipe) -> Subject:
+def _tokenizer_and_config(recipe: Recipe) -> tuple[Any, Any]:
     local = not reach_hub(recipe)
-    suites = open_suites(recipe.suites)
-    tasks = {split: tasks_of(suites, split, recipe.seed) for split in ("train", "validation", "test")}
     from transformers import AutoConfig, AutoTokenizer
 
     from ..train.models import model_folder
@@ -77,14 +78,13 @@ def _subject(recipe: Recipe) -> Subject:
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision, local_files_only=local)
     except (OSError, ValueError) as error:
         raise RecipeError(f"model.path: no configuration or tokenizer of {recipe.model.path!r}: {error}") from None
-    return Subject(recipe, suites, tasks, tokenizer, config)
+    return tokenizer, config
 
 
 # ------------------------------------------------------------------------------------------------ arithmetic
 
 
-def _batches(subject: Subject) -> Iterator[Finding]:
-    recipe, train = subject.recipe, len(subject.tasks["train"])
+def _batches(recipe: Recipe, train: int) -> Iterator[Finding]:
     if not recipe.rounds:
         return
     if not train:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..hookspecs import Suite
 from ..recipe.schema import EMBEDDED, SMOLLM2, Recipe, hub_id
-from .subject import Finding, Subject
+from .subject import Finding
 
 
-def licence_findings(subject: Subject) -> Iterator[Finding]:
-    for name, suite in subject.suites.items():
+def suite_licences(suites: Mapping[str, Suite]) -> Iterator[Finding]:
+    for name, suite in suites.items():
         licence = suite.describe().get("licence")
         only = suite.describe().get("evaluation_only")
         said = licence or "the suite states no licence of its data"
         yield Finding(f"licence: {name}", "ok" if licence else "warning", said + (f"; {only}" if only else ""))
-    card = _card_licence(subject.recipe)
+
+
+def model_licence(recipe: Recipe) -> Finding:
+    card = _card_licence(recipe)
     if card is not None:
-        yield Finding("licence: model", "ok", card)
-    else:
-        yield Finding("licence: model", "warning", "no model card is here that states one", "Read it where you got it.")
+        return Finding("licence: model", "ok", card)
+    return Finding("licence: model", "warning", "no model card is here that states one", "Read it where you got it.")
 
 
 def _card_licence(recipe: Recipe) -> str | None:

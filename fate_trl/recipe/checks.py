@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -71,8 +71,8 @@ def _check_components(recipe: Recipe, made: Components) -> None:
     if twice:
         raise RecipeError(f"suite {twice[0]!r} is named twice; merge the two entries.")
     objectives = objectives_of(recipe, made.verifiers)
-    check_objectives(made.verifiers, objectives)
-    check_objectives(made.held_out, [])
+    check_objectives(made.verifiers, objectives, [reference.name for reference in recipe.verifiers])
+    check_objectives(made.held_out, [], [reference.name for reference in recipe.evaluation.verifiers])
     extra = [name for verifier in made.verifiers for name in verifier.objectives if name not in objectives]
     if extra:
         raise RecipeError(
@@ -132,42 +132,49 @@ _SIZES = ("num_generations", "per_device_train_batch_size", "gradient_accumulati
 _MAY_BE_NULL = ("steps_per_generation", "generation_batch_size")
 
 
+TAKES_TRL = {"sft": "sft_config", "warm_start": "sft_config", "pfpo": "grpo_config", "rollout": "grpo_config"}
+"""Sections that take keys of TRL's, and the configuration that these are of."""
+
+
 def _check_training(recipe: Recipe) -> None:
+    wrong = [line for section in TAKES_TRL for line in _wrong_keys(section, getattr(recipe, section))]
+    if wrong:
+        raise RecipeError("\n".join(wrong))
     if recipe.pfpo is not None:
         _check_group(recipe.pfpo.trl)
-    sections: list[tuple[str, Training | None, str]] = [
-        ("sft", recipe.sft, "sft_config"),
-        ("warm_start", recipe.warm_start, "sft_config"),
-        ("pfpo", recipe.pfpo, "grpo_config"),
-        ("rollout", recipe.rollout, "grpo_config"),
-    ]
-    for section, stage, config in sections:
-        if stage is None:
-            continue
-        types = trl_keys(config)
-        known = set(types) | (_PFPO_KEYS if section == "pfpo" else set())
-        if section == "rollout":
-            known = set(filter(_GENERATION.fullmatch, known))
-        for key, value in stage.trl.items():
-            if isinstance(value, str) and set(re.findall(r"\w+", types.get(key, "str"))) <= _NO_TEXT:
-                raise RecipeError(f"{section}.{key} is the text {value!r}; it is of type {types[key]}.")
-            if key in _POSITIVE and isinstance(value, (int, float)) and value <= 0:
-                raise RecipeError(f"{section}.{key} is {value!r}; it is above 0.")
-            if key in _OURS:
-                raise RecipeError(f"{section}.{key} is set by the run itself; take it out of the recipe.")
-            if key not in known:
-                own = set(type(stage).model_fields)
-                raise RecipeError(
-                    f"unknown recipe key '{section}.{key}'{plugins.nearest(key, known | own)} "
-                    f"It takes {', '.join(sorted(own)) + ' and ' if own else ''}the keys of TRL's {config}"
-                    f"{' that say how is generated' if section == 'rollout' else ''}."
-                )
     if recipe.model.load_in_4bit and generation(recipe).get("use_vllm"):
         raise RecipeError(
             "model.load_in_4bit cannot go with use_vllm: vLLM's weight sync merges the adapter into the base, "
             "which is lossy or broken for a 4-bit base. Set use_transformers_continuous_batching instead of use_vllm, "
             "or load_in_4bit: false (bf16 LoRA)."
         )
+
+
+def _wrong_keys(section: str, stage: Training | None) -> Iterator[str]:
+    """What is wrong with a section's keys of TRL's, all of it."""
+    if stage is None:
+        return
+    config = TAKES_TRL[section]
+    types, own = trl_keys(config), set(type(stage).model_fields)
+    known = set(types) | (_PFPO_KEYS if section == "pfpo" else set())
+    if section == "rollout":
+        known = set(filter(_GENERATION.fullmatch, known))
+    for key, value in stage.trl.items():
+        words = set(re.findall(r"\w+", types.get(key, "str")))
+        if isinstance(value, str) and words <= _NO_TEXT:
+            yield f"{section}.{key} is the text {value!r}; it is of type {types[key]}."
+        elif isinstance(value, bool) and words & {"int", "float"} and "bool" not in words:
+            yield f"{section}.{key} is {value!r}, which is what YAML makes of yes and no; it is of type {types[key]}."
+        elif key in _POSITIVE and isinstance(value, (int, float)) and value <= 0:
+            yield f"{section}.{key} is {value!r}; it is above 0."
+        elif key in _OURS:
+            yield f"{section}.{key} is set by the run itself; take it out of the recipe."
+        elif key not in known:
+            yield (
+                f"unknown recipe key '{section}.{key}'{plugins.nearest(key, known | own)} "
+                f"It takes {', '.join(sorted(own)) + ' and ' if own else ''}the keys of TRL's {config}"
+                f"{' that say how is generated' if section == 'rollout' else ''}."
+            )
 
 
 def _check_group(pfpo: Mapping[str, Any]) -> None:

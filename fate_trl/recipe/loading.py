@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,24 @@ from pydantic import BaseModel
 
 from .. import plugins
 from ..errors import RecipeError
-from .checks import check
+from .checks import TAKES_TRL, check
 from .components import Components
 from .schema import ComponentRef, Recipe, as_ref
+from .trl_keys import trl_keys
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 1e-5 as text; people mean a number."""
+    """YAML 1.1 reads 1e-5 as text; people mean a number. It takes the last of two equal keys; people mean both."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge" and isinstance(key, yaml.ScalarNode):
+                both = f"in lines {seen[key.value]} and {line}"
+                raise RecipeError(f"the key {key.value!r} stands twice, {both}; drop one.")
+            seen[str(key.value)] = line
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -39,17 +50,23 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
 def load_with_components(path: str | Path, overrides: Iterable[str] = ()) -> tuple[Recipe, Components]:
     """The same, and the components that were made to check it, for the run to take."""
-    data = read_values(find_recipe(path))
+    file, overrides = find_recipe(path), list(overrides)
+    data = read_values(file)
     for text in overrides:
         override(data, text)
-    recipe = validated(data)
-    return recipe, check(recipe)
+    try:
+        recipe = validated(data)
+        return recipe, check(recipe)
+    except RecipeError as error:
+        raise RecipeError(_placed(str(error), file, {text.partition("=")[0] for text in overrides})) from None
 
 
 def read_values(file: Path) -> dict[str, Any]:
     """What a recipe file holds, unchecked. Raises RecipeError if that is no mapping."""
     try:
         data = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+    except RecipeError as error:
+        raise RecipeError(f"{file}: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:  # ValueError: no UTF-8, or no such date
         raise RecipeError(f"{file} cannot be read as YAML: {error}") from None
     if not isinstance(data, dict):
@@ -130,6 +147,29 @@ def _inner(node: Any, name: str, below: str, key: str) -> Any:
     return node[place]
 
 
+def _placed(text: str, file: Path, overridden: Set[str]) -> str:
+    """The error with file and line before each of its lines that begins with, or quotes, a key of the file."""
+    places = dict(_places(yaml.compose(file.read_text(encoding="utf-8"), Loader=_Loader)))
+    out = []
+    for line in text.split("\n"):
+        named = re.match(r"(?:unknown recipe key ')?([\w.]+)(?=[:'\s])", line)
+        key = named[1] if named else ""
+        out.append(f"{file}:{places[key]}: {line}" if key in places and key not in overridden else line)
+    return "\n".join(out)
+
+
+def _places(node: yaml.Node | None, key: str = "") -> Iterator[tuple[str, int]]:
+    """(dotted key, line) of every key below a node of YAML."""
+    members: list[tuple[str, yaml.Node, yaml.Node]] = []
+    if isinstance(node, yaml.MappingNode):
+        members = [(str(name.value), name, value) for name, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        members = [(str(index), value, value) for index, value in enumerate(node.value)]
+    for name, place, value in members:
+        yield f"{key}{name}", place.start_mark.line + 1
+        yield from _places(value, f"{key}{name}.")
+
+
 def _explain(error: pydantic.ValidationError) -> str:
     lines = []
     for item in error.errors():
@@ -138,6 +178,10 @@ def _explain(error: pydantic.ValidationError) -> str:
             parent, _, key = where.rpartition(".")
             known = _keys_at(item["loc"][:-1])
             hint = plugins.nearest(key, known)
+            sections = "" if parent else _sections_of(key)
+            if sections:
+                lines.append(f"unknown recipe key {where!r}: that is a key of TRL's; put it under {sections}.")
+                continue
             lines.append(
                 f"unknown recipe key {where!r}{hint} Keys {'of ' + parent if parent else 'there'}: {', '.join(known)}."
             )
@@ -147,6 +191,17 @@ def _explain(error: pydantic.ValidationError) -> str:
             message = re.sub(r"valid dictionary( or instance of \w+)?", "mapping of keys to values", item["msg"])
             lines.append(f"{where}: {message}, not {item['input']!r}.")
     return "\n".join(lines)
+
+
+def _sections_of(key: str) -> str:
+    """The sections that take a key of TRL's configurations, in words; "" if it is none."""
+    if key in ("model_name_or_path", "model_name"):
+        return "model, as model.path"
+    if key in ("dataset_name", "dataset", "dataset_config", "dataset_mixture"):
+        return "suites, whose tasks stand in a dataset's place"
+    stages = {section: config for section, config in TAKES_TRL.items() if section != "rollout"}
+    taking = [section for section, config in stages.items() if key in trl_keys(config)]
+    return " or ".join(taking)
 
 
 def _keys_at(location: Sequence[int | str]) -> list[str]:

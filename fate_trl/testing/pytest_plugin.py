@@ -11,6 +11,25 @@ import pytest
 NO_COMPONENT = "no-such-component"
 """Parameter of a check whose kind of component the plugin does not have."""
 
+NOT_CHECKED = pytest.StashKey[set[str]]()
+"""What could not be checked, and what is to be given for it."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[NOT_CHECKED] = set()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A plugin of which a component was not checked has not passed; the built-ins have tests of their own for that."""
+    if session.config.stash[NOT_CHECKED] and session.config.getoption("--fate-plugin") != "fate-trl":
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    lines: set[str] = config.stash[NOT_CHECKED]
+    for line in sorted(lines):
+        terminalreporter.write_line(line, red=True)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fate-trl", "fate-trl: contract suite for plugins")

@@ -272,8 +272,15 @@ def is_verifier(thing: Any) -> bool:
     return has_score and isinstance(getattr(thing, "objectives", None), tuple)
 
 
-def check_objectives(verifiers: Sequence[Verifier], objectives: Sequence[str]) -> None:
+def check_objectives(
+    verifiers: Sequence[Verifier], objectives: Sequence[str], names: Sequence[str] | None = None
+) -> None:
     """Every objective asked for is produced by exactly one verifier.
+
+    Args:
+        verifiers: The verifiers.
+        objectives: Those asked for.
+        names: What the verifiers are called in an error; by default after their classes.
 
     Raises:
         FateError: One that nothing produces, or that two verifiers produce.
@@ -281,7 +288,11 @@ def check_objectives(verifiers: Sequence[Verifier], objectives: Sequence[str]) -
     made = [name for verifier in verifiers for name in verifier.objectives]
     twice = sorted({name for name in made if made.count(name) > 1})
     if twice:
-        raise FateError(f"objective {twice[0]!r} is produced by two verifiers; name only one, or ensemble them.")
+        called = names or [type(verifier).__name__ for verifier in verifiers]
+        both = [name for name, verifier in zip(called, verifiers, strict=True) if twice[0] in verifier.objectives]
+        raise FateError(
+            f"objective {twice[0]!r} is produced by {' and by '.join(both)}; name only one, or ensemble them."
+        )
     missing = [name for name in objectives if name not in made]
     if missing:
         raise FateError(

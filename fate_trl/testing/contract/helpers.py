@@ -12,6 +12,7 @@ import pytest
 from ... import plugins
 from ...record import dumps
 from ...verify.loading import load as load_verifier
+from ..pytest_plugin import NOT_CHECKED
 
 
 def assert_same(found: Sequence[Any], expected: Sequence[Any], meaning: str) -> None:
@@ -43,6 +44,8 @@ def make(config: pytest.Config, type: plugins.Type, name: str) -> Any:
     plugin, arguments = config.getoption("--fate-plugin"), arguments_of(config, name)
     lacking = sorted(plugins.required(plugins.components(plugin, type)[name].factory) - set(arguments))
     if lacking:
+        given = json.dumps({name: dict.fromkeys(lacking, "…")}, ensure_ascii=False)
+        config.stash[NOT_CHECKED].add(f"{type} {name} was not checked: it needs --fate-args '{given}'")
         pytest.skip(f"{type} {name} needs {', '.join(lacking)}: give them with --fate-args")
     if type == "verifier":
         return load_verifier(f"{plugin}/{name}", arguments)
