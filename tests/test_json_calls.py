@@ -15,6 +15,7 @@ from fate_trl.suites.episodes import environment_factories
 from fate_trl.suites.scripted import script_for
 from fate_trl.train import templates
 from fate_trl.train.rows import request_dataset
+from fate_trl.train.words import words_of
 from fate_trl.types import RolloutRequest
 
 PAY = {"name": "pay", "arguments": {"to": "alice"}}
@@ -59,10 +60,10 @@ def parsed(tokenizer, said, end):
     from trl.chat_template_utils import parse_response
 
     prompt = templates.render(
-        tokenizer, [{"role": "user", "content": "Pay."}], [templates._TOOL], add_generation_prompt=True
+        tokenizer, [{"role": "user", "content": "Pay."}], [templates.TOOL], add_generation_prompt=True
     )
     ids = [*tokenizer.encode(said, add_special_tokens=False), tokenizer.convert_tokens_to_ids(end)]
-    return parse_response(tokenizer, ids, prefix=prompt, tools=[templates._TOOL])
+    return parse_response(tokenizer, ids, prefix=prompt, tools=[templates.TOOL])
 
 
 @pytest.mark.parametrize(
@@ -82,9 +83,13 @@ def parsed(tokenizer, said, end):
 )
 def test_json_calls_are_read(form):
     said, calls, content = FORMS[form]
-    read = parsed(tokenizer_of("qwen2_5", chat_template="chatml_json"), said, "<|im_end|>")
+    tokenizer = tokenizer_of("qwen2_5", chat_template="chatml_json")
+    read = parsed(tokenizer, said, "<|im_end|>")
     assert [made["function"] for made in read.get("tool_calls") or ()] == calls
     assert read["content"].strip() == content
+    around = words_of(tokenizer)
+    assert around is not None
+    assert around(tokenizer.encode(f"{said}<|im_end|>", add_special_tokens=False)) == content, "and so does a record"
 
 
 @pytest.mark.parametrize("name", ["llama3_1", "llama3_2"])
@@ -115,14 +120,14 @@ def test_our_template_renders_what_it_reads_and_keeps_prefixes():
         {"role": "assistant", "content": "Both are paid."},
         {"role": "user", "content": "Thanks."},
     ]
-    whole = templates.render(tokenizer, history, [templates._TOOL])
+    whole = templates.render(tokenizer, history, [templates.TOOL])
     for end in range(2, len(history)):
-        part = templates.render(tokenizer, history[:end], [templates._TOOL])
+        part = templates.render(tokenizer, history[:end], [templates.TOOL])
         assert whole[: len(part)] == part, "strictly, with several results too"
     for message, calls in ((history[2], [LOOK]), (history[4], [PAY, HARD])):
         before = history[: history.index(message)]
-        prompt = templates.render(tokenizer, before, [templates._TOOL], add_generation_prompt=True)
-        said = templates.render(tokenizer, [*before, message], [templates._TOOL])[len(prompt) :]
+        prompt = templates.render(tokenizer, before, [templates.TOOL], add_generation_prompt=True)
+        said = templates.render(tokenizer, [*before, message], [templates.TOOL])[len(prompt) :]
         from trl.chat_template_utils import parse_response
 
         read = parse_response(tokenizer, said, prefix=prompt)
@@ -147,7 +152,7 @@ def test_loss_falls_on_what_the_model_says():
         {"role": "assistant", "content": "Yes.", "tool_calls": [{"function": PAY}]},
     ]
     out = tokenizer.apply_chat_template(
-        messages, tools=[templates._TOOL], return_dict=True, return_assistant_tokens_mask=True
+        messages, tools=[templates.TOOL], return_dict=True, return_assistant_tokens_mask=True
     )
     own = [token for token, mine in zip(out["input_ids"], out["assistant_masks"], strict=True) if mine]
     assert tokenizer.decode(own) == f"Yes.\n{text(PAY)}<|im_end|>"

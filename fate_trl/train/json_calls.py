@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _OBJECT = r'(?P<object>\{(?:[^{}"]++|"(?:[^"\\]|\\.)*+"|(?&object))*+\})'
+_AHEAD = _OBJECT.replace("object", "ahead")  # a name of its own: others join the patterns
 _NAME = r'"name"\s*:\s*"(?P<name>[^"\\]+)"'
 _CLOSE = (
     rf'{_OBJECT}\K\s*(?:,\s*"name"\s*:\s*"[^"\\]+"\s*)?\}}\s*(?:\}}\s*)?(?:[,;]\s*|\]\s*)?'
@@ -30,9 +31,9 @@ def _open(keys: Sequence[str]) -> str:
     """All of a call before its arguments; that a whole object follows is looked up, not read."""
     arguments = rf'"(?:{"|".join(keys)})"\s*:\s*'
     return (
-        r"\s*(?:```[a-z_]*\s*)?(?:<tool_call>\s*|<\|python_tag\|>\s*)?(?:\[\s*)?"
+        r"(?:```[a-z_]*\s*)?(?:<tool_call>\s*|<\|python_tag\|>\s*)?(?:\[\s*)?"
         r'(?:\{\s*"type"\s*:\s*"function"\s*,\s*"function"\s*:\s*)?\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?'
-        rf"(?:{_NAME}\s*,\s*{arguments}|{arguments}(?=(?&object)\s*,\s*{_NAME}))(?={_OBJECT}\s*[,}}])"
+        rf"(?:{_NAME}\s*,\s*{arguments}|{arguments}(?=(?&ahead)\s*,\s*{_NAME}))(?={_AHEAD}\s*[,}}])"
     )
 
 

@@ -101,7 +101,7 @@ def _unknown(tokenizer: Any, model: Model) -> str:
 
     fitting = parsers_of(tokenizer)
     if not fitting:
-        advice = f"None of TRL's parsers ({', '.join(PARSERS)}) reads its calls back; "
+        advice = f"None of the parsers ({', '.join(PARSERS)}) reads its calls back; "
     elif not is_chat_template_prefix_preserving(tokenizer):
         advice = f"The parser {fitting[0]} would read them, but the template is not prefix-preserving; "
     else:

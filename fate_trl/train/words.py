@@ -6,9 +6,10 @@ judges read the text, so they must see all of it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import regex as re  # as transformers reads its response templates: theirs may hold what the standard one lacks
 
 
 def words_of(tokenizer: Any) -> Callable[[Sequence[int]], str] | None:
@@ -26,18 +27,19 @@ def words_of(tokenizer: Any) -> Callable[[Sequence[int]], str] | None:
         text = tokenizer.decode(list(ids), skip_special_tokens=False)
         for span in spans:
             text = span.sub("", text)
-        return special.sub("", text).strip()
+        return str(special.sub("", text)).strip()
 
     return words
 
 
-def _spans(field: Mapping[str, Any]) -> list[re.Pattern[str]]:
+def _spans(field: Mapping[str, Any]) -> list[Any]:
     """What a field takes: from its opening to its close, or to the end; and, of a thought that the prompt opened, all
-    that stands before its close."""
+    that stands before its close. Here a close takes all that it matches, also what `\\K` would leave before it."""
     opening = field.get("open_pattern") or (re.escape(field["open"]) if field.get("open") else None)
     closing = field.get("close_pattern") or (re.escape(field["close"]) if field.get("close") else None)
     if opening is None or closing is None:
         return []
+    closing = closing.replace(r"\K", "")
     found = [re.compile(rf"{opening}.*?(?:{closing}|\Z)", re.DOTALL)]
     if field.get("content") == "text":
         found.append(re.compile(rf"\A.*?{closing}", re.DOTALL))
