@@ -37,10 +37,14 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from fate_trl.errors import RecipeError
+from fate_trl.ledger.reading import RunReader
+from fate_trl.ledger.writing import RunDirectory
+from fate_trl.recipe.loading import make_recipe
 from fate_trl.suites.episodes import environment_factories
 from fate_trl.train import prefix_support, prefix_updates
 from fate_trl.train.batches import whole_groups
 from fate_trl.train.config import PFPOConfig
+from fate_trl.train.learner import build
 from fate_trl.train.prefix_cache import Prefix, Prefixes, levels, shared
 from fate_trl.train.prefix_rollouts import Rollouts
 from fate_trl.train.prefix_sharing import share_training
@@ -463,3 +467,30 @@ def test_sft_on_shared_rows_learns_the_same(tmp_path):
     for key in ("loss", "grad_norm", "entropy", "mean_token_accuracy", "num_tokens"):
         plain, ours = ([entry[key] for entry in log] for log in logs)
         assert ours == pytest.approx(plain, rel=1e-4), key
+
+
+# ------------------------------------------------------------------------------------------------ where time goes
+
+
+def test_a_stage_says_where_its_time_went(tmp_path):
+    recipe = make_recipe(
+        {
+            "suites": [{"name": "workbench", "args": {"train": 8, "validation": 2, "test": 2}}],
+            "share_prefixes": True,
+            "rounds": 1,
+            "rollout": {"chunk": 8, "max_completion_length": 32},
+            "repair": {"k": 2},
+            "sft": None,
+            "pfpo": {"max_steps": 1, "per_device_train_batch_size": 8, "num_generations": 4},
+            "evaluation": {"validation": 0},
+        }
+    )
+    build(recipe, RunDirectory(tmp_path))()
+    stages = {record["stage"]: record for record in RunReader.open(str(tmp_path)).stages(1).values()}
+    collect, pfpo = stages["collect"], stages["pfpo"]
+    assert {"reading", "decoding", "between", "verifying"} <= set(collect["time"])
+    assert sum(collect["time"].values()) <= collect["seconds"]
+    assert collect["read_tokens"] > 0
+    assert collect["spared_tokens"] > 0, "later turns read their results only"
+    assert {"reading", "decoding", "training"} <= set(pfpo["time"])
+    assert sum(pfpo["time"].values()) <= pfpo["seconds"]
