@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import pluggy
 
 from .messages import Message
-from .types import BufferRow, Failure, Outcome, RolloutRequest, Score, Script, Task, ToolCall, Trajectory
+from .types import BufferRow, Failure, Outcome, Pair, RolloutRequest, Score, Script, Task, ToolCall, Trajectory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -282,6 +282,10 @@ class Learner(Policy, Protocol):
 
     def sft(self, rows: Sequence[BufferRow], seed: int, stage: str, scratch: str | None = None) -> dict[str, Any]:
         """Supervised step on `rows`; returns what to log. `stage` is "warm_start" or "sft"."""
+        ...
+
+    def preference(self, pairs: Sequence[Pair], seed: int, scratch: str | None = None) -> dict[str, Any]:
+        """Step on pairs of a repair and its failure; returns what to log."""
         ...
 
     def pfpo(self, requests: Sequence[RolloutRequest], seed: int, scratch: str | None = None) -> dict[str, Any]:

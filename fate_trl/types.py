@@ -77,7 +77,9 @@ Stage = Literal[
     "collect",
     "repair",
     "buffer",
+    "pairs",
     "sft",
+    "preference",
     "pfpo",
     "save",
     "eval-validation",
@@ -95,7 +97,8 @@ Stage = Literal[
 - `collect`: the policy is rolled out on training tasks.
 - `repair`: it proposes candidates for its failures, and one of each is chosen.
 - `buffer`: the chosen ones become rows to train on.
-- `sft`, `pfpo`: it is trained.
+- `pairs`: each with its failure becomes a pair.
+- `sft`, `preference`, `pfpo`: it is trained.
 - `save`: it is saved.
 - `eval-*`: it is rolled out on held-out tasks of a split. `eval-test-base` is the model before its warm start, and the
   other `eval-test-*` are the scripted policies.
@@ -419,3 +422,31 @@ class BufferRow(Record):
     messages: tuple[Message, ...] = ()
     loss_from: int = 0
     tools: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pair(Record):
+    """A repair and the failure that it repairs, as two continuations of one prompt, the plain task's.
+
+    Attributes:
+        suite, task: Where it comes from.
+        round: Round that made it.
+        prompt_ids: Tokens of the prompt, as the policy was given it when it failed.
+        chosen_ids, rejected_ids: What followed in the repair and in the failure, as sampled; tool results included.
+        chosen_mask, rejected_mask: 1 where the policy wrote the token, and the other side does not begin alike.
+        score_gap: Mean over the objectives that have a value on both sides of what the repair scores more, in [-1, 1]
+            (ours).
+        failure, repair: The `Trajectory.attempt` of the failure in "collect", and of the repair in "repair".
+    """
+
+    suite: str
+    task: str
+    round: int
+    prompt_ids: tuple[int, ...]
+    chosen_ids: tuple[int, ...]
+    chosen_mask: tuple[int, ...]
+    rejected_ids: tuple[int, ...]
+    rejected_mask: tuple[int, ...]
+    score_gap: float
+    failure: int
+    repair: int

@@ -13,6 +13,7 @@ from fate_trl.types import (
     BufferRow,
     Failure,
     Outcome,
+    Pair,
     Repair,
     RolloutRequest,
     Score,
@@ -82,6 +83,7 @@ RECORDS = [
     Repair(FAILURE, (TRAJECTORY, TRAJECTORY), (CARD, CARD), (0, 1), (1,), 1, "crowding"),
     Repair(FAILURE),
     BufferRow("repair", "s", HOSTILE, 2, (1,), (2, 3), (1, 0), (USER, CALLED), 1, ("pay",)),
+    Pair("s", HOSTILE, 2, (1,), (2, 3), (1, 0), (4,), (1,), 0.5, 0, 3),
     # all that can be left out
     Task("i", "s", "benign", ()),
     Trajectory(Task("i", "s", "benign", ())),

@@ -49,7 +49,7 @@ def evaluate_model(
     else:
         data = _values(target, model, base, round)
         data["suites"] = [{"name": name} for name in suite] or data.get("suites", [])
-        data |= {"rounds": 0, "warm_start": None, "sft": None, "pfpo": None}
+        data |= {"rounds": 0, "warm_start": None, "sft": None, "preference": None, "pfpo": None}
         data.setdefault("evaluation", {})["validation"] = 0
         if tasks:
             data["evaluation"]["tasks"] = tasks

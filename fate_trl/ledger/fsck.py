@@ -23,9 +23,9 @@ from .reading import Line, RunReader, case_of, chunk_of, chunks_of
 from .writing import RunDirectory
 
 RECORDS = ("rollouts", "repairs")
-DERIVED = {"selections": "repair", "buffer": "buffer", "stages": ""}
+DERIVED = {"selections": "repair", "buffer": "buffer", "pairs": "pairs", "stages": ""}
 """Files of a round. A damaged line in one of DERIVED means that a stage is done again, from its records."""
-REDONE = {"policy": {"sft", "pfpo", "save"}, "base": set[str]()}
+REDONE = {"policy": {"sft", "preference", "pfpo", "save"}, "base": set[str]()}
 """Stages that make a folder of weights again; after-STAGE is made by that stage."""
 
 

@@ -4,6 +4,7 @@
     RUN/rounds/01/{rollouts,repairs}.jsonl   one record per finished trajectory, with its scores
     RUN/rounds/01/selections.jsonl           one record per failure: candidates, front, choice
     RUN/rounds/01/buffer.jsonl               rows that the policy is trained on
+    RUN/rounds/01/pairs.jsonl                repairs beside their failures, for the preference stage
     RUN/rounds/01/stages.jsonl               finished stages, with their counts and seconds
     RUN/rounds/01/policy/                    the policy after the round
     RUN/rounds/01/{after,training}-sft/      what a training stage leaves for the next one, and its checkpoints; removed
@@ -34,7 +35,7 @@ def file_of(round: int, kind: str) -> str:
 
     Args:
         round: The round.
-        kind: "rollouts", "repairs", "selections", "buffer" or "stages".
+        kind: "rollouts", "repairs", "selections", "buffer", "pairs" or "stages".
     """
     return f"{round_dir(round)}/{kind}.jsonl"
 

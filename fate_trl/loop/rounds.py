@@ -27,7 +27,7 @@ from ..process.stop import Stop
 from ..recipe.schema import ComponentRef, Recipe, RepairSettings
 from ..suites.opening import tasks_of
 from ..suites.scripted import ROLES, ScriptedPolicy, perform, script_for
-from ..types import BufferRow, Case, Failure, Repair, RolloutRequest, ScoreCard, Stage, Task, Trajectory
+from ..types import BufferRow, Case, Failure, Pair, Repair, RolloutRequest, ScoreCard, Stage, Task, Trajectory
 from ..verify.scoring import spent
 from .counts import (
     collect_summary,
@@ -40,6 +40,7 @@ from .counts import (
     tokens_of_round,
     unread_calls,
 )
+from .pairing import write_pairs
 from .policies import load_policy, save_policy, tidy
 from .repairing import anchors, by_failure, check_requests, failures_of, row_of, rows_of, select, selection
 from .reporter import Reporter, Silent
@@ -129,9 +130,11 @@ class Evolution:
             if trained:
                 tidy(self.run, round)
             load_policy(self.learner, self.run, accepted)
-            collected, buffer = self._repaired(round, accepted)
+            collected, repairs, buffer = self._repaired(round, accepted)
             if self.recipe.sft is not None and buffer:
                 self._train(round, "sft", lambda seed, scratch: self.learner.sft(buffer, seed, "sft", scratch))
+            if self.recipe.preference is not None and (pairs := self._pairs(round, repairs)):
+                self._train(round, "preference", lambda seed, scratch: self.learner.preference(pairs, seed, scratch))
             if self.recipe.pfpo is not None:
                 requests = self._pfpo_requests(round, collected)
                 self._train(round, "pfpo", lambda seed, scratch: self.learner.pfpo(requests, seed, scratch))
@@ -144,13 +147,13 @@ class Evolution:
             done = self._accept(round, accepted)
         return round if done["accepted"] else accepted
 
-    def _repaired(self, round: int, accepted: int) -> tuple[list[Case], list[BufferRow]]:
-        """What was collected, and the rows made of its repairs; nothing where the recipe repairs nothing."""
+    def _repaired(self, round: int, accepted: int) -> tuple[list[Case], list[Repair], list[BufferRow]]:
+        """What was collected, its repairs, and the rows made of them; nothing where the recipe repairs nothing."""
         if self.repair is None:
-            return [], []
+            return [], [], []
         collected = self._collect(round)
         repairs = self._repair(round, collected)
-        return collected, self._buffer(round, collected, repairs, accepted)
+        return collected, repairs, self._buffer(round, collected, repairs, accepted)
 
     # -------------------------------------------------------------------------------------------- stages, resumable
 
@@ -396,6 +399,12 @@ class Evolution:
         rounds = [*earlier, round] if settings.replay else [round]
         records = [record for r in rounds for record in self.run.read(file_of(r, name))]
         return [BufferRow.from_dict(record) for record in records]
+
+    def _pairs(self, round: int, repairs: Sequence[Repair]) -> list[Pair]:
+        """The round's chosen repairs, each beside its failure."""
+        name = file_of(round, "pairs")
+        self._stage(round, "pairs", 0, lambda: write_pairs(self.run, name, repairs, round))
+        return [Pair.from_dict(record) for record in self.run.read(name)]
 
     def _pfpo_requests(self, round: int, collected: Sequence[Case]) -> list[RolloutRequest]:
         """What PFPO samples on: the round's plain tasks, its repair prompts, or both."""

@@ -22,7 +22,7 @@ from ..errors import FateError
 LONGEST_WAIT = timedelta(days=30)
 """How long a process waits for the next call."""
 
-TOGETHER = ("rollout", "sft", "pfpo", "load")
+TOGETHER = ("rollout", "sft", "preference", "pfpo", "load")
 """The learner's verbs that need all processes."""
 
 

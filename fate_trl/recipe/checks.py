@@ -15,6 +15,7 @@ from ..errors import RecipeError
 from ..process import team
 from ..verify.scoring import check_objectives
 from .components import Components, components_of
+from .preference_checks import check_preference
 from .schema import (
     EMBEDDED,
     HUB_ID,
@@ -96,6 +97,7 @@ def _check_without_repair(recipe: Recipe) -> None:
     """What needs repairs, or the failures that they begin with, cannot go without."""
     needs = {
         "sft has no rows to train on: set sft: null": recipe.sft is not None,
+        "preference has no pairs to learn from: set preference: null": recipe.preference is not None,
         "pfpo.prompts has no failures to make repair prompts of: set it to plain": recipe.pfpo is not None
         and recipe.pfpo.prompts != "plain",
         "rollout.recorded has no use: leave it out": recipe.rollout.recorded is not None,
@@ -132,7 +134,13 @@ _SIZES = ("num_generations", "per_device_train_batch_size", "gradient_accumulati
 _MAY_BE_NULL = ("steps_per_generation", "generation_batch_size")
 
 
-TAKES_TRL = {"sft": "sft_config", "warm_start": "sft_config", "pfpo": "grpo_config", "rollout": "grpo_config"}
+TAKES_TRL = {
+    "sft": "sft_config",
+    "warm_start": "sft_config",
+    "preference": "dpo_config",
+    "pfpo": "grpo_config",
+    "rollout": "grpo_config",
+}
 """Sections that take keys of TRL's, and the configuration that these are of."""
 
 
@@ -142,6 +150,8 @@ def _check_training(recipe: Recipe) -> None:
         raise RecipeError("\n".join(wrong))
     if recipe.pfpo is not None:
         _check_group(recipe.pfpo.trl)
+    if recipe.preference is not None:
+        check_preference(recipe.preference)
     if recipe.model.load_in_4bit and generation(recipe).get("use_vllm"):
         raise RecipeError(
             "model.load_in_4bit cannot go with use_vllm: vLLM's weight sync merges the adapter into the base, "

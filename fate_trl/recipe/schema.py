@@ -1,7 +1,8 @@
 """The recipe's keys: what each means, what it may hold, and its default. Every default number here is ours.
 
-`sft`, `warm_start` and `pfpo` take the keys of TRL's SFTConfig and GRPOConfig as they are: trl_keys.py reads them.
-loading.py makes a recipe of YAML and `--set`, checks.py looks at what it names and how that goes together.
+`sft`, `warm_start`, `preference` and `pfpo` take the keys of TRL's SFTConfig, DPOConfig and GRPOConfig as they are:
+trl_keys.py reads them. loading.py makes a recipe of YAML and `--set`, checks.py looks at what it names and how that
+goes together.
 """
 
 from __future__ import annotations
@@ -224,6 +225,14 @@ class WarmStart(Training):
     """How many traces; null for one of every training task."""
 
 
+class Preference(Training):
+    """DPO and its kin on pairs of a chosen repair and the failure that it repairs, on the policy's own tokens of all
+    turns. The reference is the policy as the stage finds it. Other keys: DPOConfig's, as `loss_type` and `beta`."""
+
+    pairing: Literal["chosen-failure"] = "chosen-failure"
+    """Which trajectories are paired: each chosen repair with its failure, both under the plain task's prompt."""
+
+
 class Pfpo(Training):
     """Pareto-front policy optimisation. Other keys: PFPOConfig's, which are GRPOConfig's, `redraw_rounds` and
     `pack_tokens`."""
@@ -272,6 +281,9 @@ class Recipe(_Section):
     """SFT on oracle traces before round 1; null leaves it out."""
     sft: Sft | None = Sft()
     """Stage 1 of a round; null leaves it out."""
+    preference: Preference | None = None
+    """Between the two stages, or in the place of either (ours): the pairs of a round are learned from. null leaves it
+    out."""
     pfpo: Pfpo | None = Pfpo()
     """Stage 2 of a round; null leaves it out."""
     share_prefixes: bool = False

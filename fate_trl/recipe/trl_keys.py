@@ -12,7 +12,7 @@ from typing import Any
 from .. import plugins
 from ..errors import RecipeError
 
-_CLASSES = re.compile(r"SFTConfig|GRPOConfig|_BaseConfig|TrainingArguments")
+_CLASSES = re.compile(r"SFTConfig|GRPOConfig|DPOConfig|_BaseConfig|TrainingArguments")
 _NO_DEFAULT = object()
 
 
@@ -21,7 +21,7 @@ def trl_keys(config: str) -> dict[str, str]:
     """Keys of a TRL configuration class and its bases, each with its annotation.
 
     Args:
-        config: The module of the class: "sft_config" or "grpo_config".
+        config: The module of the class: "sft_config", "grpo_config" or "dpo_config".
     """
     return {key: annotation for key, (annotation, _) in _fields(config).items()}
 
@@ -63,6 +63,15 @@ def _default(value: ast.expr | None) -> Any:
         return _NO_DEFAULT if value is None else ast.literal_eval(value)
     except ValueError:
         return _NO_DEFAULT
+
+
+@cache
+def dpo_values(name: str) -> tuple[str, ...]:
+    """What TRL's DPOTrainer compares `loss_type` or `f_divergence_type` with, by its source text; () if unknown."""
+    spec = importlib.util.find_spec("trl")
+    source = Path(spec.origin).parent / "trainer/dpo_trainer.py" if spec is not None and spec.origin else Path()
+    text = source.read_text(encoding="utf-8") if source.is_file() else ""
+    return tuple(dict.fromkeys(re.findall(rf'\b{name} == "(\w+)"', text)))
 
 
 TEMPLATES = Path(__file__).parents[1] / "train" / "chat_templates"

@@ -26,7 +26,7 @@ from peft import set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback, set_seed
-from trl import SFTConfig, SFTTrainer
+from trl import DPOConfig, SFTConfig, SFTTrainer
 
 from ..errors import FateError, LedgerError, RecipeError
 from ..hookspecs import Suite
@@ -43,7 +43,8 @@ from ..recipe.components import Components
 from ..recipe.schema import Recipe
 from ..suites.episodes import environment_factories
 from ..suites.opening import tools_of
-from ..types import BufferRow, RolloutRequest, Task, Trajectory
+from ..types import BufferRow, Pair, RolloutRequest, Task, Trajectory
+from . import preference
 from .checkpoints import Checkpoints, last_checkpoint
 from .config import PFPOConfig
 from .examples import Unrenderable, renderable, tokens_of
@@ -195,7 +196,7 @@ class TrlLearner:
 
     def _check_settings(self) -> None:
         """TRL's own checks of its keys, before the model loads and not an hour later. Raises RecipeError."""
-        stages = {"warm_start": SFTConfig, "sft": SFTConfig, "pfpo": PFPOConfig}
+        stages = {"warm_start": SFTConfig, "sft": SFTConfig, "preference": DPOConfig, "pfpo": PFPOConfig}
         for section, config in stages.items():
             settings = getattr(self.recipe, section)
             if settings is None:
@@ -372,6 +373,24 @@ class TrlLearner:
     def tools_of(self, row: BufferRow) -> list[Any]:
         """Prototypes of the tools that a row is rendered with."""
         return tools_of(self.suites[row.suite], row.tools) if row.tools else []
+
+    def preference(self, pairs: Sequence[Pair], seed: int, scratch: str | None = None) -> dict[str, Any]:
+        self.fresh()
+        assert self.recipe.preference is not None
+        settings = self.recipe.preference.trl
+        args = DPOConfig(**{**self.settings(seed), **preference.SETTINGS, **settings, **_output(scratch)})
+        rows = preference.rows_of(pairs, args.max_length)
+        if not rows:
+            raise FateError(f"preference.max_length is {args.max_length}: none of {len(pairs)} pairs is short enough.")
+        with preference.dropout_kept(self.model):
+            trainer = preference.PairTrainer(self.model, args, rows, self.tokenizer, [_Steps(self.reporter)])
+            summary = self._run(trainer, scratch, lambda: True, "save_steps" not in settings)
+        told = preference.summary_of(rows, summary["log"])
+        if told.get("accuracy", 1) < 0.5:
+            logger.warning(preference.WRONG_WAY, 100 * told["accuracy"])
+        tokens = sum(2 * len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows)
+        told["trained_tokens"] = round(tokens * trainer.state.epoch)
+        return {"rows": len(rows), **told, **summary}
 
     def pfpo(self, requests: Sequence[RolloutRequest], seed: int, scratch: str | None = None) -> dict[str, Any]:
         assert self.recipe.pfpo is not None
