@@ -230,7 +230,16 @@ def test_a_misspelt_recipe_is_told_the_nearest_name():
 
 def test_every_key_of_the_design_is_there():
     sections = {"model", "suites", "verifiers", "repair", "selector", "rollout", "sft", "pfpo", "rounds", "evaluation"}
-    ours = {"output_dir", "warm_start", "objectives", "seed", "report_to", "token_budget", "share_prefixes"}
+    ours = {
+        "output_dir",
+        "warm_start",
+        "objectives",
+        "seed",
+        "report_to",
+        "token_budget",
+        "share_prefixes",
+        "preference",
+    }
     assert sections | ours == set(Recipe.model_fields)
 
 
