@@ -389,8 +389,8 @@ def whole(shape: dict[str, Any], pairs: int) -> dict[str, Any]:
 
 def last_resolved(metrics: dict[str, Any]) -> float:
     """The share of all test tasks that is resolved after the last round."""
-    wanted = {"kind": "all", "suite": "all", "split": "test", "policy": "model"}
-    rows = [row for row in metrics["rows"] if wanted.items() <= row.items()]
+    wanted = {"kind": "all", "suite": "all", "split": "test"}
+    rows = [row for row in metrics["rows"] if row["round"] and wanted.items() <= row.items()]
     return float(max(rows, key=lambda row: row["round"])["metrics"]["resolved"]["value"])
 
 
