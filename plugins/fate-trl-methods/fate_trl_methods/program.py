@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import signal
@@ -32,9 +33,9 @@ runpy.run_path("program.py", run_name="__main__")
 
 
 class Program:
-    """Runs the last fenced block of Python in the answer: 1/3 if it compiles, 2/3 if it runs, 1 if it is right.
+    """Runs the last fenced block of Python in the answer: 1/3 if it parses, 2/3 if it runs, 1 if it is right.
 
-    0 where there is no block, or where it does not compile. It runs with `task.data["program"]["stdin"]` as input, and
+    0 where there is no block, or where it does not parse. It runs with `task.data["program"]["stdin"]` as input, and
     is right if it ends with code 0 and prints `["stdout"]`, white space at the ends of lines and of the text aside.
     Not applicable to tasks without the key `program`. A program that outlasts its time is an error, never a 0: whether
     it is wrong or only slow cannot be told.
@@ -76,9 +77,9 @@ class Program:
         if not blocks:
             return Score(0.0, reason="no program", feedback="Write the program as one fenced block of Python.")
         try:
-            compile(blocks[-1], "program.py", "exec")
+            ast.parse(blocks[-1])
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            return Score(0.0, reason=f"it does not compile: {error}", feedback=f"The program has an error: {error}.")
+            return Score(0.0, reason=f"it does not parse: {error}", feedback=f"The program has an error: {error}.")
         return self._ran(blocks[-1], wanted)
 
     def _ran(self, program: str, wanted: Mapping[str, Any]) -> Score:
