@@ -1,6 +1,6 @@
-"""The plugin contracts: what a verifier, a repair strategy, a Pareto selector, a suite and a policy must do.
+"""The plugin contracts: what verifiers, repair strategies, Pareto selectors, suites, pair losses and policies must do.
 
-There are four kinds of component, with one optional hook each. No hook is `firstresult`: a recipe chooses by name, and
+There are five kinds of component, with one optional hook each. No hook is `firstresult`: a recipe chooses by name, and
 the order of installation never does. A plugin is a module that implements any of the hooks with `@hookimpl`, sets
 `fate_trl_api = 1`, and is announced under the entry-point group `fate_trl`. It imports nothing heavy at its top; its
 factories may.
@@ -65,6 +65,12 @@ def fate_trl_selectors() -> list[Component]:
 @hookspec
 def fate_trl_suites() -> list[Component]:
     """Components whose factories return a `Suite`."""
+    raise NotImplementedError
+
+
+@hookspec
+def fate_trl_pair_losses() -> list[Component]:
+    """Components whose factories return a `PairLoss`."""
     raise NotImplementedError
 
 
@@ -271,6 +277,53 @@ class Policy(Protocol):
     def rollout(self, requests: Sequence[RolloutRequest], seed: int) -> list[Trajectory]:
         """One trajectory per request, in order."""
         ...
+
+
+@dataclass(frozen=True)
+class PairSide:
+    """One side of a batch of B pairs; T tokens of the longest sequence. Torch's tensors.
+
+    Attributes:
+        logps_B_T: The policy's log-probability of each token that it wrote itself, with gradients; 0 at all others.
+        ref_logps_B_T: The reference's; the reference is the policy as the stage found it.
+        turn_B_T: The number, from 0, of the policy's message that the token is of; -1 at tokens that it did not write,
+            and at those with which the other side begins alike.
+    """
+
+    logps_B_T: Any
+    ref_logps_B_T: Any
+    turn_B_T: Any
+
+    @property
+    def log_ratio_B(self) -> Any:
+        """Log of how much likelier the policy makes the side than the reference does, (B,)."""
+        return self.logps_B_T.sum(dim=1) - self.ref_logps_B_T.sum(dim=1)
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """What a pair loss is told of B pairs.
+
+    Attributes:
+        chosen, rejected: Their sides.
+        score_gap_B: `Pair.score_gap`, in [-1, 1].
+        beta: The recipe's `preference.beta`.
+    """
+
+    chosen: PairSide
+    rejected: PairSide
+    score_gap_B: Any
+    beta: float
+
+
+class PairLoss(Protocol):
+    """What the preference stage minimises, in the place of TRL's `loss_type`. It has no state.
+
+    It returns a scalar tensor, the mean over the batch's pairs. torch is imported inside, not on top of its file:
+    recipes are checked without it.
+    """
+
+    def __call__(self, batch: PairBatch) -> Any: ...
 
 
 class Learner(Policy, Protocol):

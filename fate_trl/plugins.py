@@ -31,12 +31,13 @@ from .hookspecs import API_VERSION, Component
 from .record import content_hash, stable_hash
 
 GROUP = "fate_trl"
-Type = Literal["verifier", "repair", "selector", "suite"]
+Type = Literal["verifier", "repair", "selector", "suite", "pair loss"]
 HOOKS: dict[Type, str] = {
     "verifier": "fate_trl_verifiers",
     "repair": "fate_trl_repairs",
     "selector": "fate_trl_selectors",
     "suite": "fate_trl_suites",
+    "pair loss": "fate_trl_pair_losses",
 }
 BUILTINS = "fate-trl"
 _BUILTIN_MODULES = (
@@ -250,7 +251,8 @@ def find(type: Type, name: str) -> Component:
     if not component and plugin != BUILTINS:
         if len(known) == 1:
             return next(iter(known.values()))
-        raise PluginError(f"{name} has {len(known)} {type}s ({', '.join(known) or 'none'}); name one as {name}/NAME.")
+        many = f"{type}es" if type.endswith("s") else f"{type}s"
+        raise PluginError(f"{name} has {len(known)} {many} ({', '.join(known) or 'none'}); name one as {name}/NAME.")
     if component not in known:
         prefix = "" if plugin == BUILTINS else f"{plugin}/"
         names = [prefix + n for n in known]

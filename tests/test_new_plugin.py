@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import typing
 
 import pytest
 import third_party
@@ -16,9 +17,10 @@ from typer.testing import CliRunner
 
 from fate_trl import plugins
 from fate_trl.cli import app
+from fate_trl.cli.new_plugin import Kind
 from fate_trl.errors import PluginError
 
-KINDS = tuple(plugins.HOOKS)
+KINDS = typing.get_args(Kind)
 RULE = re.compile(r"# RULE: replace the next line by yours, such as: (.*)\n( +)raise NotImplementedError\(.*\)")
 
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 import tiny
 import torch
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from test_checkpoints import At, Killed, losses
 from test_stages import folder, learner  # noqa: F401 (a fixture)
 from trl import DPOConfig, DPOTrainer
 
-from fate_trl.errors import FateError, RecipeError
+from fate_trl import plugins
+from fate_trl.errors import FateError, PluginError, RecipeError
 from fate_trl.ledger import fsck
 from fate_trl.ledger.reading import RunReader
 from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.assemble import assemble
 from fate_trl.loop.pairing import pairs_of
+from fate_trl.recipe.components import components_of, plugins_of
 from fate_trl.recipe.loading import make_recipe
 from fate_trl.suites.scripted import ScriptedLearner
 from fate_trl.train import learner as torch_learner
@@ -56,12 +61,14 @@ SINGLE = [PAIRS[0], PAIRS[2]]
 """Pairs of one turn: the policy wrote all that follows the prompt."""
 
 
-def trainer_of(pairs, tmp_path, model=None, **keys):
+def trainer_of(pairs, tmp_path, model=None, pair_loss=None, **keys):
     tokenizer = tiny.make_tokenizer()
     defaults = {**SETTINGS, "output_dir": str(tmp_path), "report_to": "none", "disable_tqdm": True, "bf16": False}
     defaults |= {"gradient_checkpointing": False, "use_cpu": True, "save_strategy": "no", "logging_steps": 1}
     args = DPOConfig(**{**defaults, **keys})
-    return PairTrainer(model or tiny.make_model(tokenizer), args, rows_of(pairs, args.max_length), tokenizer, [])
+    return PairTrainer(
+        model or tiny.make_model(tokenizer), args, rows_of(pairs, args.max_length), tokenizer, [], pair_loss
+    )
 
 
 def moved(trainer, seed=5):
@@ -159,6 +166,52 @@ def test_elsewhere_it_is_another_and_finite(tmp_path, keys):
     ours, dpo = (loss_of(moved(trainer_of(PAIRS, tmp_path, **k))).item() for k in (keys, {}))
     assert abs(ours) < 1e4
     assert ours != pytest.approx(dpo, abs=1e-6)
+
+
+class Dpo:
+    """DPO, as a plugin would write it, which keeps what it was given."""
+
+    def __call__(self, batch):
+        self.batch = batch
+        margin_B = batch.chosen.log_ratio_B - batch.rejected.log_ratio_B
+        return -torch.nn.functional.logsigmoid(batch.beta * margin_B).mean()
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["all weights", "adapter"])
+def test_a_plugins_dpo_is_trls_to_the_bit(tmp_path, adapter):
+    def model():
+        whole = tiny.make_model(tiny.make_tokenizer())
+        return get_peft_model(whole, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+
+    def made(loss):
+        torch.manual_seed(1)
+        return trainer_of(PAIRS, tmp_path, model() if adapter else None, loss)
+
+    def shifted(trainer):
+        torch.manual_seed(5)
+        with torch.no_grad():
+            for name, parameter in trainer.model.named_parameters():
+                if ".default." in name or not adapter:
+                    parameter.add_(torch.randn_like(parameter) * 0.05)
+        return trainer
+
+    own = Dpo()
+    ours, theirs = (loss_of(shifted(made(loss))) for loss in (own, None))
+    assert torch.equal(ours.detach(), theirs.detach())
+    assert theirs.item() != pytest.approx(0.6931, abs=1e-3)
+    assert torch.equal(own.batch.score_gap_B, torch.full((4,), 0.5))
+    assert own.batch.chosen.turn_B_T[1].tolist()[:5] == [-1, 0, -1, 1, 1]
+    assert (own.batch.chosen.logps_B_T[own.batch.chosen.turn_B_T < 0] == 0).all()
+
+
+@pytest.mark.parametrize("wrong", [0.5, torch.zeros(2, requires_grad=True), torch.tensor(0.5)])
+def test_a_pair_loss_that_returns_no_scalar_with_a_gradient_is_named(tmp_path, wrong):
+    class Odd:
+        def __call__(self, batch):
+            return wrong
+
+    with pytest.raises(PluginError, match="the pair loss Odd returned"):
+        loss_of(trainer_of(PAIRS, tmp_path, pair_loss=Odd()))
 
 
 def test_a_length_limit_keeps_the_start_and_leaves_out_what_has_no_own_token_then():
@@ -436,6 +489,52 @@ def test_a_damaged_pair_is_made_again(tmp_path):
 def test_a_recipe_is_told_before_a_model_loads(keys, said):
     with pytest.raises(RecipeError, match=said):
         make_recipe({"suites": ["workbench"], "preference": keys})
+
+
+PAGE = Path(__file__).parent.parent / "docs/method.md"
+
+
+@pytest.fixture
+def documented(tmp_path):
+    """The pair loss of the documentation, in a file of its own."""
+    (text,) = re.findall(r'```python title="sure.py"\n(.*?)```', PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    path = tmp_path / "sure.py"
+    path.write_text(text)
+    return path
+
+
+def test_the_pair_loss_of_the_documentation_trains(folder, documented):  # noqa: F811
+    keys = {**KEYS, "max_steps": 12, "loss": {"name": str(documented), "args": {"power": 2.0}}}
+    recipe = make_recipe({"suites": ["workbench"], "preference": keys})
+    made = learner(folder, preference=keys)
+    made.pair_loss = components_of(recipe).pair_loss
+    before = margin(made, PAIRS)
+    told = made.preference(PAIRS, 3)
+    assert margin(made, PAIRS) > before
+    assert told["accuracy"] > 0.5
+
+
+def test_the_documented_loss_is_dpo_where_every_gap_is_1_and_less_below(tmp_path, documented):
+    sure = [dataclasses.replace(p, score_gap=1.0) for p in PAIRS]
+    own = plugins.load("pair loss", str(documented))
+    assert torch.equal(
+        loss_of(moved(trainer_of(sure, tmp_path, pair_loss=own))), loss_of(moved(trainer_of(sure, tmp_path)))
+    )
+    ours, dpo = (loss_of(moved(trainer_of(PAIRS, tmp_path, pair_loss=loss))).item() for loss in (own, None))
+    assert ours == pytest.approx(dpo / 2, rel=1e-6)
+
+
+def test_a_pair_loss_is_checked_with_the_recipe(documented):
+    def recipe(**keys):
+        return make_recipe({"suites": ["workbench"], "preference": {"loss": str(documented), **keys}})
+
+    assert plugins_of(recipe()) == sorted(["fate-trl", str(documented)])
+    with pytest.raises(RecipeError, match=r"preference.loss_type says something of TRL's losses"):
+        recipe(loss_type="ipo")
+    with pytest.raises(RecipeError, match="does not take 'powr'; did you mean 'power'"):
+        recipe(loss={"name": str(documented), "args": {"powr": 1}})
+    with pytest.raises(PluginError, match="no pair loss 'nowhere'"):
+        recipe(loss="nowhere")
 
 
 def test_without_repairs_there_are_no_pairs():

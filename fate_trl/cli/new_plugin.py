@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from string import Template
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -19,7 +19,9 @@ from ..types import OBJECTIVES
 from .console import out, visible
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_USE: dict[plugins.Type, tuple[str, str]] = {
+Kind = Literal["verifier", "repair", "selector", "suite"]
+"""What there are templates of."""
+_USE: dict[Kind, tuple[str, str]] = {
     "verifier": ("verifiers: [FOUR, NAME]", "fate-trl run quickstart --set 'verifiers=[FOUR, NAME]'"),
     "repair": ("repair: {strategy: NAME}", "fate-trl run quickstart --set repair.strategy=NAME"),
     "selector": ("selector: NAME", "fate-trl run quickstart --set selector=NAME"),
@@ -30,7 +32,7 @@ _USE: dict[plugins.Type, tuple[str, str]] = {
 
 def new_plugin(
     name: Annotated[str, typer.Argument(help="Name of the plugin: lower case, words joined by '-'.")],
-    kind: Annotated[plugins.Type, typer.Option(help="What it brings.")] = "verifier",
+    kind: Annotated[Kind, typer.Option(help="What it brings.")] = "verifier",
     parent: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where its folder is made.")] = Path(),
 ) -> None:
     """Write a plugin package with a test and one marked line to fill in."""
@@ -65,7 +67,7 @@ def _check_name(name: str) -> None:
         raise PluginError(f"a plugin {name!r} is installed already; give another name.")
 
 
-def _values(name: str, kind: plugins.Type) -> dict[str, str]:
+def _values(name: str, kind: Kind) -> dict[str, str]:
     words = name.split("-")
     others = ", ".join(built_in for built_in in OBJECTIVES if built_in != "_".join(words))  # which it stands for
     recipe, command = (text.replace("FOUR", others).replace("NAME", f"{name}/{name}") for text in _USE[kind])

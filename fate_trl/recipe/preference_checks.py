@@ -10,12 +10,18 @@ from .schema import Preference
 from .trl_keys import dpo_values, trl_defaults
 
 _REFERENCE = ("precompute_ref_log_probs", "sync_ref_model")
+_TRLS = ("loss_type", "loss_weights", "label_smoothing", "ld_alpha", "f_divergence_type", "use_weighting")
 _NO_DIVERGENCE = {"nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down"}
 
 
 def check_preference(preference: Preference) -> None:
     """Raises RecipeError for values of DPOConfig's keys that DPOTrainer does not take, and that the stage cannot."""
     given = {key: value for key, value in preference.trl.items() if value is not None}
+    both = [key for key in _TRLS if preference.loss is not None and key in given]
+    if both:
+        raise RecipeError(
+            f"preference.{both[0]} says something of TRL's losses, and preference.loss takes their place; give one."
+        )
     losses = _losses(given.get("loss_type", "sigmoid"))
     _check_loss(given, losses)
     weights = given.get("loss_weights")

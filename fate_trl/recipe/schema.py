@@ -231,6 +231,8 @@ class Preference(Training):
 
     pairing: Literal["chosen-failure"] = "chosen-failure"
     """Which trajectories are paired: each chosen repair with its failure, both under the plain task's prompt."""
+    loss: Ref | None = None
+    """A plugin's pair loss, in the place of TRL's `loss_type`."""
 
 
 class Pfpo(Training):

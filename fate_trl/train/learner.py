@@ -29,7 +29,7 @@ from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback,
 from trl import DPOConfig, SFTConfig, SFTTrainer
 
 from ..errors import FateError, LedgerError, RecipeError
-from ..hookspecs import Suite
+from ..hookspecs import PairLoss, Suite
 from ..ledger.components import metrics_of, read_states, restore, states_of, write_states
 from ..ledger.writing import RunDirectory
 from ..loop.assemble import assemble
@@ -39,7 +39,7 @@ from ..loop.rounds import Evolution
 from ..process.stop import ECHO, SIGNALS, Stop
 from ..process.team import Led, Team
 from ..process.team import follow as follow_main
-from ..recipe.components import Components
+from ..recipe.components import Components, components_of
 from ..recipe.schema import Recipe
 from ..suites.episodes import environment_factories
 from ..suites.opening import tools_of
@@ -89,10 +89,12 @@ def follow() -> None:
 def _built(
     recipe: Recipe, run: RunDirectory, told: Reporter, team: Team, components: Components | None = None
 ) -> Evolution:
-    def learner_of(suites: Mapping[str, Suite], verifiers: list[Any], selector: Any) -> TrlLearner:
-        return TrlLearner(recipe, suites, verifiers, selector, told, team)
+    made = components or components_of(recipe)
 
-    evolution = assemble(recipe, run, learner_of, told, components)
+    def learner_of(suites: Mapping[str, Suite], verifiers: list[Any], selector: Any) -> TrlLearner:
+        return TrlLearner(recipe, suites, verifiers, selector, told, team, made.pair_loss)
+
+    evolution = assemble(recipe, run, learner_of, told, made)
     evolution.memory = lambda: {**_memory(), **learner.taken()}
     learner: Any = evolution.learner
     learner.stop = evolution.stop
@@ -146,6 +148,7 @@ class TrlLearner:
         selector: What PFPO rewards with.
         reporter: Told about training steps.
         team: The processes that do everything but `save` together; by default this one.
+        pair_loss: What the preference stage minimises; None for TRL's `loss_type`.
 
     Attributes:
         stop: Whether a stop was asked for; a training then ends at the next place where it can be resumed.
@@ -163,6 +166,7 @@ class TrlLearner:
         selector: Any,
         reporter: Reporter,
         team: Team | None = None,
+        pair_loss: PairLoss | None = None,
     ):
         if isinstance(recipe.model.threads, int):
             torch.set_num_threads(recipe.model.threads)
@@ -171,6 +175,7 @@ class TrlLearner:
         self.suites = suites
         self.verifiers = list(verifiers)
         self.selector = selector
+        self.pair_loss = pair_loss
         self.components: dict[str, Any] = {}
         self.keep_states_of({"selector": selector, **{f"verifier-{n}": judge for n, judge in enumerate(verifiers)}})
         self.reporter = reporter
@@ -383,7 +388,8 @@ class TrlLearner:
         if not rows:
             raise FateError(f"preference.max_length is {args.max_length}: none of {len(pairs)} pairs is short enough.")
         with preference.dropout_kept(self.model):
-            trainer = preference.PairTrainer(self.model, args, rows, self.tokenizer, [_Steps(self.reporter)])
+            told_to = [_Steps(self.reporter)]
+            trainer = preference.PairTrainer(self.model, args, rows, self.tokenizer, told_to, self.pair_loss)
             summary = self._run(trainer, scratch, lambda: True, "save_steps" not in settings)
         told = preference.summary_of(rows, summary["log"])
         if told.get("accuracy", 1) < 0.5:

@@ -19,7 +19,10 @@ from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 from trl import DPOConfig, DPOTrainer
 
+from ..errors import PluginError
+from ..hookspecs import PairBatch, PairLoss, PairSide
 from ..types import Pair
+from .facts import turns_of
 
 SETTINGS = {"max_length": None, "remove_unused_columns": False}
 """What differs from DPOConfig's defaults: nothing is cut off, as in SFT, and all columns reach the collator."""
@@ -46,7 +49,8 @@ class PairCollator:
     multiple: int | None = None
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Tensors of 2 B rows: `input_ids`, `attention_mask`, `completion_mask` (1 on the policy's own tokens)."""
+        """Tensors of 2 B rows: `input_ids`, `attention_mask`, `completion_mask` (1 on the policy's own tokens), and for
+        pair losses `turns` (of the same shape, -1 elsewhere) and `score_gap` (B)."""
         sides = [(row, side) for side in ("chosen", "rejected") for row in rows]
         ids = [[*row["prompt_ids"], *row[f"{side}_ids"]][: self.max_length] for row, side in sides]
         masks = [[0] * len(row["prompt_ids"]) + list(row[f"{side}_mask"]) for row, side in sides]
@@ -54,6 +58,8 @@ class PairCollator:
             "input_ids": self._padded(ids, self.pad_token_id),
             "attention_mask": self._padded([[1] * len(side) for side in ids], 0),
             "completion_mask": self._padded([mask[: self.max_length] for mask in masks], 0),
+            "turns": self._padded([turns_of(mask)[: self.max_length].tolist() for mask in masks], -1),
+            "score_gap": torch.tensor([row["score_gap"] for row in rows], dtype=torch.float32),
         }
 
     def _padded(self, rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
@@ -72,10 +78,17 @@ class PairTrainer(DPOTrainer):
         rows: From `rows_of`.
         tokenizer: Says what fills up.
         callbacks: As the trainer takes them.
+        pair_loss: Minimised in the place of TRL's losses; TRL then computes its metrics alone.
     """
 
     def __init__(
-        self, model: Any, args: DPOConfig, rows: Sequence[Mapping[str, Any]], tokenizer: Any, callbacks: list[Any]
+        self,
+        model: Any,
+        args: DPOConfig,
+        rows: Sequence[Mapping[str, Any]],
+        tokenizer: Any,
+        callbacks: list[Any],
+        pair_loss: PairLoss | None = None,
     ):
         has_adapter = hasattr(model, "peft_config")
         multiple = int(args.pad_to_multiple_of) if args.pad_to_multiple_of else None
@@ -88,20 +101,51 @@ class PairTrainer(DPOTrainer):
             processing_class=tokenizer,
             callbacks=callbacks,
         )
+        self.pair_loss = pair_loss
+        if pair_loss is not None:
+            self.loss_types, self.loss_weights = [], []
+
+    def compute_loss(self, model: Any, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """TRL's loss, or the plugin's on the log-probabilities that TRL's own calls of both models give."""
+        of_trl: Any = super().compute_loss
+        inputs = dict(inputs)  # TRL hands the model all that it does not know
+        turns_2B_L, score_gap_B = inputs.pop("turns"), inputs.pop("score_gap")
+        if self.pair_loss is None:
+            return of_trl(model, inputs, *args, **kwargs)
+        logps: list[torch.Tensor] = []  # the policy's, then the reference's
+        called = [self.accelerator.unwrap_model(each) for each in (self.model, self.ref_model) if each is not None]
+        hooks = [each.register_forward_hook(lambda _, __, out: logps.append(out.log_probs)) for each in called]
+        try:
+            trls = of_trl(model, inputs, *args, **kwargs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        sides = zip(*(values.chunk(2) for values in (*logps, turns_2B_L[:, 1:])), strict=True)
+        chosen, rejected = (PairSide(*side) for side in sides)
+        return trls + _scalar(self.pair_loss(PairBatch(chosen, rejected, score_gap_B, self.beta)), self.pair_loss)
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         """The rows are tokens already."""
         return dataset
 
 
-def rows_of(pairs: Sequence[Pair], max_length: int | None) -> list[dict[str, list[int]]]:
+def _scalar(loss: Any, of: PairLoss) -> torch.Tensor:
+    if not isinstance(loss, torch.Tensor) or loss.ndim or not loss.requires_grad:
+        raise PluginError(
+            f"the pair loss {type(of).__name__} returned {str(loss)[:80]}; it returns a scalar tensor with a gradient."
+        )
+    return loss
+
+
+def rows_of(pairs: Sequence[Pair], max_length: int | None) -> list[dict[str, Any]]:
     """Pairs as rows for the trainer; those that keep no own token of a side within `max_length` tokens are left out."""
     rows = []
     for pair in pairs:
         room = None if max_length is None else max(0, max_length - len(pair.prompt_ids))
         if any(pair.chosen_mask[:room]) and any(pair.rejected_mask[:room]):
             sides = ("prompt_ids", "chosen_ids", "chosen_mask", "rejected_ids", "rejected_mask")
-            rows.append({name: list(getattr(pair, name)) for name in sides})
+            row: dict[str, Any] = {name: list(getattr(pair, name)) for name in sides}
+            rows.append({**row, "score_gap": pair.score_gap})
     return rows
 
 
@@ -116,7 +160,7 @@ def dropout_kept(model: torch.nn.Module) -> Iterator[None]:
             module.p = p
 
 
-def summary_of(rows: Sequence[Mapping[str, Sequence[int]]], log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summary_of(rows: Sequence[Mapping[str, Any]], log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the stage's record says of the pairs: the policy's tokens a side, and how the training told them apart.
 
     `margin` is how much more the chosen side gained on the reference than the rejected one, times beta; `accuracy` the
