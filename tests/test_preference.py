@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 import tiny
@@ -22,8 +25,12 @@ from fate_trl.ledger.reading import RunReader
 from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.assemble import assemble
 from fate_trl.loop.pairing import pairs_of
+from fate_trl.metrics.concerns import diagnose
 from fate_trl.recipe.components import components_of, plugins_of
 from fate_trl.recipe.loading import make_recipe
+from fate_trl.report import charts
+from fate_trl.report.reading import Run
+from fate_trl.report.summary import summarise
 from fate_trl.suites.scripted import ScriptedLearner
 from fate_trl.train import learner as torch_learner
 from fate_trl.train.preference import SETTINGS, PairCollator, PairTrainer, dropout_kept, rows_of, summary_of
@@ -292,6 +299,28 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(folder, tmp_path, monk
     assert all(torch.equal(after[name], wanted[name]) for name in wanted)
 
 
+def test_the_report_shows_margins_accuracy_and_lengths(folder, tmp_path):  # noqa: F811
+    told = learner(folder, preference=KEYS).preference(PAIRS, 3)
+    run_in(tmp_path / "run", preference={}, told=told)
+    found = summarise(Run.open(tmp_path / "run"))
+    assert len(found["training"]["preference"]["rewards/margins"]) == 6
+    titles = [chart.title for chart in charts.training(found)]
+    assert {title for title in titles if title.startswith("Preference")} == {
+        "Preference: pairs in which the chosen side is ahead",
+        "Preference: margin between the sides",
+    }
+    (items,) = [row["items"] for row in found["cost"] if row["stage"] == "preference"]
+    assert "of the pairs" in items
+    assert "tokens 2.5 chosen, 3.25 rejected" in items
+
+
+def test_what_learned_the_wrong_way_is_a_concern():
+    (concern,) = diagnose([], {1: {"preference": {"accuracy": 0.03}}})
+    assert concern.rule == "wrong-way"
+    assert "3 %" in concern.text
+    assert diagnose([], {1: {"preference": {"accuracy": 0.5}}}) == []
+
+
 def test_dropout_is_given_back_after_an_error_too():
     model = torch.nn.Sequential(torch.nn.Dropout(0.3))
 
@@ -375,6 +404,7 @@ class Tokens(ScriptedLearner):
 
     deadly = False
     seen: tuple[Pair, ...] = ()
+    told: Mapping[str, Any] = MappingProxyType({})
 
     def rollout(self, requests, seed):
         return [
@@ -386,7 +416,7 @@ class Tokens(ScriptedLearner):
         if self.deadly:
             raise Killed
         self.seen = tuple(pairs)
-        return super().preference(pairs, seed, scratch)
+        return {**super().preference(pairs, seed, scratch), **self.told}
 
 
 RUN = {
@@ -397,10 +427,11 @@ RUN = {
 }
 
 
-def run_in(path, deadly=False, **changes):
+def run_in(path, deadly=False, told=None, **changes):
     def made(suites, *_):
         learner = Tokens(suites)
         learner.deadly = deadly
+        learner.told = told or {}
         return learner
 
     recipe, run = make_recipe({**RUN, **changes}), RunDirectory(path)

@@ -11,6 +11,7 @@ they can speak in the log of a run that is still going as well as in its report.
 | `untested` | in most attacked cases the injection was never seen, so attack success says little |
 | `not-resolved` | repairs were accepted that are not resolved: the policy is taught to fail otherwise |
 | `no-repairs` | a round had failures, and no repair of them was accepted |
+| `wrong-way` | the preference stage ended with the chosen side ahead in fewer than half of the pairs |
 | `one-objective` | one objective makes up 90 % of the variance of the scores that PFPO trains on |
 | `no-signal` | nine in ten PFPO groups are all alike |
 | `clipped` | more than 5 % of the PFPO completions were cut off at the token limit |
@@ -74,7 +75,7 @@ def diagnose(rows: Sequence[Row], rounds: Mapping[int, Stages]) -> list[Concern]
     """
     found = [*_of_policies(rows), *_divergence(rows, rounds)]
     for number, stages in rounds.items():
-        found += [Concern(rule, number, text) for rule, text in (*_of_repairs(stages), *_of_pfpo(stages))]
+        found += [Concern(rule, number, text) for rule, text in _of_training(stages)]
         found += [Concern("rolled-back", number, text) for text in _of_gate(stages)]
         found += [Concern("unread-calls", number, text) for text in _of_calls(stages)]
     return sorted(found, key=lambda concern: concern.round)
@@ -206,6 +207,23 @@ def _divergence(rows: Sequence[Row], rounds: Mapping[int, Stages]) -> Iterator[C
 
 
 # ------------------------------------------------------------------------------------------------ the training
+
+
+def _of_training(stages: Stages) -> Iterator[tuple[str, str]]:
+    yield from _of_repairs(stages)
+    yield from _of_preference(stages)
+    yield from _of_pfpo(stages)
+
+
+def _of_preference(stages: Stages) -> Iterator[tuple[str, str]]:
+    accuracy = stages.get("preference", {}).get("accuracy")
+    if accuracy is not None and accuracy < 0.5:
+        yield (
+            "wrong-way",
+            f"The preference stage ended with the chosen side ahead in {_percent(accuracy)} of the pairs, fewer than "
+            "half: it learned the wrong way. Take another preference.loss_type, or a lower learning rate; discopop "
+            "does so from its reference on, so start it after another loss.",
+        )
 
 
 def _of_repairs(stages: Stages) -> Iterator[tuple[str, str]]:

@@ -347,6 +347,11 @@ def training(summary: Json) -> list[Chart]:
             _over_steps(f"PFPO: the selector's {name}", named[start : start + len(LOOKS)])
             for start in range(0, len(named), len(LOOKS))
         ]
+    pairs = summary["training"].get("preference", {})
+    ahead = [("accuracy", pairs["rewards/accuracies"])] if "rewards/accuracies" in pairs else []
+    out += [_over_steps("Preference: pairs in which the chosen side is ahead", ahead, share=True)] if ahead else []
+    margins = [("margin", pairs["rewards/margins"])] if "rewards/margins" in pairs else []
+    out += [_over_steps("Preference: margin between the sides", margins)] if margins else []
     out += [_over_steps("SFT: loss", [("loss", sft["loss"])])] if "loss" in sft else []
     return out
 

@@ -347,12 +347,13 @@ def _causes(counts: Mapping[tuple[str, str, bool], int]) -> list[Json]:
 
 
 def _training(run: Run) -> Json:
-    """{"objectives", "pfpo", "sft"}: series of [step, value] by the log's key; steps go on over the rounds.
+    """{"objectives", "pfpo", "preference", "sft"}: series of [step, value] by the log's key, over all rounds.
 
     "rounds" holds each stage's first step. Keys are TRL's and PFPOTrainer's.
     """
-    out: Json = {"objectives": [], "pfpo": {}, "sft": {}, "rounds": {"pfpo": {}, "sft": {}}}
-    for stage in ("pfpo", "sft"):
+    names = ("pfpo", "preference", "sft")
+    out: Json = {"objectives": [], **{name: {} for name in names}, "rounds": {name: {} for name in names}}
+    for stage in names:
         offset = 0
         for number, found in run.rounds.items():
             record = found.stages.get(stage)
@@ -364,7 +365,8 @@ def _training(run: Run) -> Json:
                 for key, value in numbers.items() if "loss" in numbers else ():  # the last entry sums up, it is no step
                     out[stage].setdefault(key, []).append([offset + numbers["step"], value])
             offset += record.get("steps", 0)
-            out["objectives"] = out["objectives"] or objectives_of_log(record.get("log", []))
+            if stage == "pfpo":
+                out["objectives"] = out["objectives"] or objectives_of_log(record.get("log", []))
     return out
 
 
@@ -396,6 +398,11 @@ def _items(record: Mapping[str, Any]) -> str:
     """What a stage worked on, in words."""
     counted = ("trajectories", "candidates", "traces", "rows", "prompts", "steps")
     found = [f"{record[key]} {key}" for key in counted if record.get(key)]
+    if "pairs" in record:
+        found.append(f"{record['pairs']} pairs")
+    if "accuracy" in record:
+        found.append(f"margin {record['margin']:.3g}, chosen ahead in {100 * record['accuracy']:.0f} % of the pairs")
+        found.append(f"tokens {record['chosen_tokens_mean']:.3g} chosen, {record['rejected_tokens_mean']:.3g} rejected")
     if "repair_rows" in record:
         found.append(f"{record['repair_rows']} repair rows, {record['anchor_rows']} anchors")
     if "accepted" in record:
