@@ -11,6 +11,7 @@ import threading
 
 import pytest
 import yaml
+from case import case
 from scripted_run import run as run_recipe
 from typer.testing import CliRunner
 
@@ -174,6 +175,128 @@ def test_a_folder_without_trajectories_is_no_run_to_look_at(tmp_path):
     (tmp_path / "rounds").mkdir()
     with pytest.raises(FateError, match="no trajectories yet"):
         Site(tmp_path)
+
+
+def opening(folder):
+    """(round, stage, objectives that failed) of the trajectory on which the viewer opens."""
+    shown = index.build(Run.open(folder)).shown
+    rows, row = shown["rows"], shown["opens"]
+    bars = zip(shown["objectives"], rows["scores"], shown["pass_at"], strict=True)
+    failed = [name for name, column, bar in bars if 0 <= column[row] < bar]
+    return rows["round"][row], shown["stages"][rows["stage"][row]], failed
+
+
+def rescored(folder, round, change):
+    """Write a round's rollouts anew, with the scores of each as `change` leaves them."""
+    file = folder / round_dir(round) / "rollouts.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    for found in records:
+        change(found["card"]["scores"])
+    file.write_text("".join(json.dumps(found) + "\n" for found in records))
+
+
+def passing(scores, *failed):
+    for name in scores:
+        scores[name] = {"status": "ok", "value": float(name not in failed), "reason": "as set"}
+
+
+@case(
+    "runs and reports",
+    "a run in the viewer, with failures of every kind in the last policy's test",
+    "an empty right pane",
+    "it opens on that policy's first trajectory that failed security",
+)
+def test_it_opens_on_a_security_failure_of_the_last_accepted_policy(folder):
+    rescored(folder, 2, lambda scores: passing(scores, "security", "utility"))
+    shown = index.build(Run.open(folder)).shown
+    place = opening(folder)
+    assert place == (2, "eval-test", ["security", "utility"])
+    before = range(shown["opens"])
+    stages = [shown["stages"][shown["rows"]["stage"][row]] for row in before if shown["rows"]["round"][row] == 2]
+    assert "eval-test" not in stages, "the first of them"
+
+
+@pytest.mark.parametrize("objective", ["utility", "over_refusal", "trajectory_control"])
+@case(
+    "runs and reports",
+    "a run in the viewer whose last policy failed one objective only, once",
+    "an empty right pane",
+    "it opens on that trajectory",
+)
+def test_it_opens_on_the_failure_that_there_is(folder, objective):
+    rescored(folder, 2, passing)
+    file = folder / round_dir(2) / "rollouts.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    place = [number for number, found in enumerate(records) if found["stage"] == "eval-test"][5]
+    passing(records[place]["card"]["scores"], objective)
+    file.write_text("".join(json.dumps(found) + "\n" for found in records))
+    assert opening(folder) == (2, "eval-test", [objective])
+
+
+@case(
+    "runs and reports",
+    "a run in the viewer whose last policy passed everything",
+    "an empty right pane",
+    "it opens on the first trajectory of that policy's test",
+)
+def test_without_a_failure_it_opens_on_the_first_trajectory(folder):
+    rescored(folder, 2, passing)
+    assert opening(folder) == (2, "eval-test", [])
+
+
+@case(
+    "runs and reports",
+    "a run in the viewer whose last round was rolled back",
+    "an empty right pane",
+    "it opens on a failure of the round before, and again of the last one once that is accepted",
+)
+def test_a_round_that_was_rolled_back_is_not_opened_on(folder):
+    for number in (1, 2):
+        rescored(folder, number, lambda scores: passing(scores, "utility"))
+    stages = folder / "rounds/02/stages.jsonl"
+    accepted = stages.read_text()
+    stages.write_text(accepted.replace('"accepted":true', '"accepted":false'))
+    assert index.load(Run.open(folder)).shown["opens"] == index.build(Run.open(folder)).shown["opens"]
+    assert opening(folder) == (1, "eval-test", ["utility"])
+    stages.write_text(accepted)
+    kept = index.load(Run.open(folder)).shown
+    assert kept["rows"]["round"][kept["opens"]] == 2, "the cache notices"
+
+
+@case(
+    "runs and reports",
+    "a run in the viewer that was stopped before its first test",
+    "an empty right pane",
+    "it opens on a failure of what there is",
+)
+def test_a_run_without_a_test_opens_on_any_failure(tmp_path):
+    run = RunDirectory(tmp_path)
+    for number, failed in enumerate([(), ("utility",), ("security",)]):
+        trajectory, card = record("x", number)
+        scores = {name: {"status": "ok", "value": float(name not in failed)} for name in ("security", "utility")}
+        scored = {"trajectory": trajectory.to_dict(), "card": card.to_dict() | {"scores": scores}}
+        run.append("rounds/01/rollouts.jsonl", [{"stage": "collect", "chunk": number, "of": 1} | scored])
+    assert index.build(Run.open(tmp_path)).shown["opens"] == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "letters"),
+    [
+        (["security", "utility", "over_refusal", "trajectory_control"], ["S", "U", "OR", "TC"]),
+        (["security", "safety"], ["Se", "Sa"]),
+        (["tool_cost", "trajectory_control"], ["ToCo", "TrCo"]),
+        (["latency_p95", "latency_p99"], ["LatP95", "LatP99"]),
+        (["_", "a"], ["_", "A"]),
+    ],
+)
+@case(
+    "runs and reports",
+    "the boxes in the viewer's list",
+    "a glyph alone, which did not say of which objective",
+    "the objective's letters, different for each, with a legend and its name as title and label",
+)
+def test_every_box_says_which_objective_it_is(names, letters):
+    assert index.letters(names) == letters
 
 
 # ------------------------------------------------------------------------------------------------ the site

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..errors import RecipeError
 from ..ledger.layout import file_of
 from ..ledger.reading import RunReader
 from ..messages import text_of
@@ -21,7 +22,7 @@ from ..types import OBJECTIVES, PASS_AT
 from .reading import Run
 
 CACHE = ".viewer.json"
-FORMAT = 2
+FORMAT = 3
 """Goes up when the index changes its shape; an older cache is built again."""
 
 NOT_APPLICABLE, ERROR = -1, -2
@@ -68,7 +69,7 @@ def load(run: Run) -> Index:
 
 def _state(run: Run) -> list[Any]:
     """What the cache depends on: names, sizes and times of the record files."""
-    names = [file_of(number, kind) for number in run.rounds for kind in (*_FILES, "selections")]
+    names = [file_of(number, kind) for number in run.rounds for kind in (*_FILES, "selections", "stages")]
     stats = [(name, (run.path / name).stat()) for name in names if (run.path / name).exists()]
     return [FORMAT, *([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats)]
 
@@ -166,6 +167,25 @@ class _Builder:
             kept = {key: selection[key] for key in ("accepted", "front", "chosen", "decided_by")}
             self.selections.append({"failure": failure, "candidates": candidates, **kept})
 
+    def _opens(self, run: Run, order: list[str]) -> int:
+        """The row that is shown first: the most telling failure of the last accepted policy on the test split.
+
+        That is the first row that fails security; without one the first that fails utility, and so on in the order of
+        the objectives. Without any failure it is the policy's first row. As long as no policy was tested, all rows
+        stand for it.
+        """
+        rows = list(range(len(self.places)))
+        try:
+            policy = run.policy()
+        except RecipeError:  # stopped before the first test, or evaluated on another split only
+            pass
+        else:
+            stage, where = self.stages.numbers.get(policy.stages["test"]), self.columns
+            tested = [row for row in rows if (where["round"][row], where["stage"][row]) == (policy.round, stage)]
+            rows = tested or rows
+        failed = (row for name in order for row in rows if 0 <= self.scores[name][row] < PASS_AT.get(name, 1.0))
+        return next(failed, rows[0] if rows else 0)
+
     def shown(self, run: Run) -> dict[str, Any]:
         """The browser's part. Names stand once, rows hold their numbers; `rows.scores` as NOT_APPLICABLE, ERROR say."""
         order = [name for name in OBJECTIVES if name in self.scores]
@@ -177,6 +197,8 @@ class _Builder:
         return {
             "run": run.name,
             "objectives": order,
+            "letters": letters(order),
+            "opens": self._opens(run, order),
             "pass_at": [PASS_AT.get(name, 1.0) for name in order],
             "stages": list(self.stages),
             "suites": list(self.suites),
@@ -192,6 +214,18 @@ class _Builder:
             "rows": {**self.columns, "causes": causes, "scores": [self.scores[name] for name in order]},
             "selections": self.selections,
         }
+
+
+def letters(names: list[str]) -> list[str]:
+    """What stands for each objective in a small box: "over_refusal" is "OR"; longer where two would be the same."""
+
+    def short(name: str, length: int) -> str:
+        return "".join(word[:length].capitalize() for word in name.split("_"))
+
+    def alone(name: str, length: int) -> bool:
+        return [short(other, length) for other in names].count(short(name, length)) == 1
+
+    return [next((short(name, n) for n in range(1, 5) if short(name, n) and alone(name, n)), name) for name in names]
 
 
 def _status(score: dict[str, Any]) -> str:

@@ -78,6 +78,27 @@ def test_everything_can_be_done_by_keyboard(visit, small):
     assert counted(page) == (total, total)
 
 
+def test_it_opens_on_a_failure_and_says_what_its_boxes_mean(visit, small):
+    page = opened(visit, small)
+    page.wait_for_selector(".conversation")
+    place, opens = page.inner_text("#detail .place"), page.evaluate("fate.data.row(fate.data.index.opens)")
+    assert f"round {opens['round']}" in place.lower()
+    assert opens["stage"] == "eval-test"
+    assert page.locator(".item[aria-selected=true] .pip.failed").count() >= 1
+    assert page.inner_text("#legend").split("\n")[0].startswith("S security")
+    pip = page.locator(".item[aria-selected=true] .pip").first
+    assert pip.inner_text().startswith("S")
+    assert pip.get_attribute("aria-label").startswith("security: ")
+    press(page, "Escape")
+    assert page.is_visible(".empty")
+
+
+def test_a_phone_opens_on_the_list(visit, small):
+    page = opened(visit, small, screen="phone")
+    assert page.is_visible(".item")
+    assert not page.is_visible("#detail")
+
+
 def test_every_filter_answers_and_an_address_brings_it_back(visit, small):
     page = opened(visit, small)
     _, total = counted(page)

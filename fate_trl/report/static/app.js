@@ -4,6 +4,8 @@
 //   #round=1&kind=attacked&result=failed     filters, see filters.js
 //   &at=1/collect/0/workbench&id=0a01ed…     the trajectory: round, stage, attempt, suite; its task
 //   &view=pair&candidate=3                   side by side with that candidate
+//
+// An address without any of these opens on the most telling failure, see `_opens` in index.py.
 
 fate.app = (() => {
   const { el } = fate.dom;
@@ -177,10 +179,12 @@ fate.app = (() => {
     at("total").textContent = facts.join(" · ");
     fate.filters.build(at("filters"), () => go({ filters: fate.filters.read() }));
     fate.list.build(at("list"), open);
+    at("legend").append(...fate.list.legend());
     at("help-button").addEventListener("click", KEYS["?"]);
     document.addEventListener("keydown", key);
     window.addEventListener("popstate", follow);
     follow();
+    if (location.hash.length < 2 && window.innerWidth > 760) go({ row: index.opens }); // a phone shows the list first
     performance.mark("painted");
   }
 

@@ -68,9 +68,11 @@ fate.dom = (() => {
 
   const GLYPHS = { passed: "✓", failed: "✕", "n.a.": "–", error: "!" };
 
-  /** A score as a small square; colour is never the only sign. */
-  function pip(objective, result) {
-    return el("span", { class: `pip ${result === "n.a." ? "na" : result}`, title: `${objective}: ${result}` }, GLYPHS[result]);
+  /** A score as a small box: the objective's letters and the result's glyph; colour is never the only sign. */
+  function pip(objective, letters, result) {
+    const said = `${words(objective)}: ${result}`;
+    return el("span", { class: `pip ${result === "n.a." ? "na" : result}`, role: "img", title: said, "aria-label": said },
+      letters, el("b", {}, GLYPHS[result]));
   }
 
   const words = (name) => name.replaceAll("_", " ");

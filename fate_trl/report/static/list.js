@@ -2,7 +2,7 @@
 // The list of trajectories. Only what is on the screen is in the document, so its length does not matter.
 
 fate.list = (() => {
-  const { el, text, pip, kind } = fate.dom;
+  const { el, text, pip, kind, words, GLYPHS } = fate.dom;
   const HEIGHT = 58, SPARE = 8; // pixels per row, as in viewer.css; rows kept above and below the screen
   let box = null, canvas = null, rows = [], current = -1, pick = () => {};
 
@@ -14,6 +14,13 @@ fate.list = (() => {
     box.append(canvas);
     box.addEventListener("scroll", () => requestAnimationFrame(paint), { passive: true });
     new ResizeObserver(paint).observe(box);
+  }
+
+  /** What the letters and glyphs in the boxes stand for. */
+  function legend() {
+    const { objectives, letters } = fate.data.index, entry = (sign, said) => el("span", {}, el("b", {}, sign), ` ${said}`);
+    const glyphs = Object.entries(GLYPHS).map(([result, glyph]) => entry(glyph, result === "n.a." ? "does not apply" : result));
+    return [...objectives.map((name, n) => entry(letters[n], words(name))), ...glyphs];
   }
 
   /** Show these rows; `row` stays selected, also if it is not among them. */
@@ -67,7 +74,7 @@ fate.list = (() => {
   function item(at) {
     const { index, result } = fate.data, row = fate.data.row(rows[at]);
     const results = index.objectives.map((name, number) => [name, result(row.number, number)]);
-    const said = results.filter(([, r]) => r !== "n.a.").map(([name, r]) => `${fate.dom.words(name)} ${r}`).join(", ");
+    const said = results.filter(([, r]) => r !== "n.a.").map(([name, r]) => `${words(name)} ${r}`).join(", ");
     const element = el("div", {
       id: `row-${row.number}`, class: "item", role: "option", click: () => pick(row.number),
       "aria-selected": String(at === current), "aria-setsize": rows.length, "aria-posinset": at + 1,
@@ -75,7 +82,7 @@ fate.list = (() => {
     },
       el("div", { class: "line" }, kind(row.kind), text(row.request || row.id, { className: "request" })),
       el("div", { class: "line quiet" },
-        el("span", { class: "pips", "aria-hidden": "true" }, results.map(([name, r]) => pip(name, r))),
+        el("span", { class: "pips", "aria-hidden": "true" }, results.map(([name, r], n) => pip(name, index.letters[n], r))),
         el("span", { class: "where" }, `r${row.round} ${row.stage}${row.stage === "repair" ? ` ${row.attempt + 1}` : ""}`),
         row.outcome && el("span", { class: `outcome ${row.outcome.replace(" ", "-")}` }, row.outcome),
         text(row.id, { className: "id" })),
@@ -84,5 +91,5 @@ fate.list = (() => {
     return element;
   }
 
-  return { build, show, select, neighbour };
+  return { build, legend, show, select, neighbour };
 })();

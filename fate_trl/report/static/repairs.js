@@ -68,7 +68,7 @@ fate.repairs = (() => {
 
   function cell(row, objective, number) {
     const result = fate.data.result(row, number), value = fate.data.index.rows.scores[number][row];
-    return [pip(words(objective), result), value >= 0 ? ` ${Math.floor(value * 100 + 1e-9) / 100}` : ` ${result}`];
+    return [pip(objective, fate.data.index.letters[number], result), value >= 0 ? ` ${Math.floor(value * 100 + 1e-9) / 100}` : ` ${result}`];
   }
 
   function standing(selection, i) {
