@@ -22,8 +22,8 @@ class Slow(ScriptedLearner):
             time.sleep(float(os.environ["PAUSE"]))
         return super()._one(request, role)
 
-def build(recipe, directory, reporter=None):
-    return assemble(recipe, directory, lambda suites, *_: Slow(suites), reporter)
+def build(recipe, directory, reporter=None, components=None):
+    return assemble(recipe, directory, lambda suites, *_: Slow(suites), reporter, components)
 
 sys.modules["fate_trl.train.learner"] = SimpleNamespace(build=build)  # which would import torch
 run.quiet_libraries, run._accelerators = lambda: None, lambda recipe: {}

@@ -518,7 +518,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 def test_the_readmes_recipe_runs(server, tmp_path):
     """`fate-trl run` on the recipe as it stands, made small: its judge's figures and costs stand in the run."""
-    (snippet,) = re.findall(r"```yaml\n(.*?)```", README.read_text(), re.DOTALL)
+    (snippet,) = [text for text in re.findall(r"```yaml\n(.*?)```", README.read_text(), re.DOTALL) if "suites:" in text]
     values = yaml.safe_load(snippet)
     assert make_recipe(values).evaluation.verifiers or make_recipe(values).verifiers
     (tmp_path / "recipe.yaml").write_text(snippet.replace("http://127.0.0.1:8000/v1", server.url))
