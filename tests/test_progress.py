@@ -75,6 +75,15 @@ def test_a_log_gets_a_line_for_a_stage_and_at_most_one_in_thirty_seconds(clock):
     assert last.endswith("65.0 s  1,200 trajectories, 2 failures, not accepted")
 
 
+def test_a_stages_times_are_left_to_the_report_and_numbers_are_short(clock):
+    told = Lines(screen(False), clock)
+    a_stage(told, clock)
+    told.finish({**SUMMARY, "time": {"reading": 0.04376285600119445}, "margin": 0.123456789})
+    last = told.console.file.getvalue().splitlines()[-1]
+    assert "reading" not in last
+    assert last.endswith("not accepted, margin 0.123")
+
+
 def test_training_shows_its_loss_and_counts_its_steps(clock):
     told = Lines(screen(False), clock)
     told.start(1, "sft", 0)

@@ -38,7 +38,7 @@ from .console import err, visible
 PAUSE = 30.0
 """Seconds between two lines of one stage, where there is no terminal (ours)."""
 
-_ELSEWHERE = ("round", "stage", "seconds", "log", "decided_by", "peak_memory_mb", "peak_gpu_memory_mb")
+_ELSEWHERE = ("round", "stage", "seconds", "log", "decided_by", "time", "peak_memory_mb", "peak_gpu_memory_mb")
 """What a stage's line leaves to the run directory and its report."""
 
 
@@ -126,6 +126,8 @@ def _told(name: str, value: Any) -> str:
         return name if value else f"not {name}"
     if isinstance(value, int):
         return f"{value:,} {name}" if value else ""
+    if isinstance(value, float):
+        return f"{name} {value:.3g}"
     return f"{name} {value}" if value else ""
 
 
