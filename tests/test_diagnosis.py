@@ -1,6 +1,7 @@
 """What the rules say of made-up runs: each speaks where it should, and is silent a step before."""
 
 import pytest
+from case import case
 
 from fate_trl.metrics.concerns import diagnose
 
@@ -117,3 +118,18 @@ def test_a_round_that_was_rolled_back():
     assert (concern.rule, concern.to_dict()["round"]) == ("rolled-back", 1)
     assert "security" in concern.text
     assert "unclear" in diagnose([], {1: {"accept": {"accepted": False, "undecided": "unclear"}}})[0].text
+
+
+@pytest.mark.parametrize("said", ["nan", "inf", "-inf"])
+@case(
+    "runs and reports",
+    "a training log in which a value is NaN or infinite",
+    "TypeError in this report, and in every later one",
+    "the value is left out, and the others are judged",
+)
+def test_a_logged_value_that_is_no_number_is_left_out(said):
+    keys = ("completions/clipped_ratio", "pareto/zero_signal_share", "completions/mean_length", "reward")
+    keys += ("rewards/security/mean", "rewards/security/std", "rewards/utility/mean", "rewards/utility/std")
+    bad, good = dict.fromkeys(keys, said), dict.fromkeys(keys, 0.5)
+    found = diagnose([], {1: {"pfpo": {"log": [bad, good] * 4}, "preference": {"accuracy": said}}})
+    assert found == diagnose([], {1: {"pfpo": {"log": [good] * 4}}}) != []

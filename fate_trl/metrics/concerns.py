@@ -217,7 +217,7 @@ def _of_training(stages: Stages) -> Iterator[tuple[str, str]]:
 
 def _of_preference(stages: Stages) -> Iterator[tuple[str, str]]:
     accuracy = stages.get("preference", {}).get("accuracy")
-    if accuracy is not None and accuracy < 0.5:
+    if isinstance(accuracy, (int, float)) and accuracy < 0.5:
         yield (
             "wrong-way",
             f"The preference stage ended with the chosen side ahead in {_percent(accuracy)} of the pairs, fewer than "
@@ -302,15 +302,20 @@ def unread_calls(stage: str, record: Mapping[str, Any]) -> str:
     )
 
 
+def _logged(log: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    """A logged value at the steps that have it; one that is no number (NaN is a text in a record) is none."""
+    return [entry[key] for entry in log if isinstance(entry.get(key), (int, float))]
+
+
 def mean_of(log: Sequence[Mapping[str, Any]], key: str) -> float | None:
     """Mean of a logged value over the steps that have it."""
-    values = [entry[key] for entry in log if entry.get(key) is not None]
+    values = _logged(log, key)
     return math.fsum(values) / len(values) if values else None
 
 
 def _ends(log: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]] | tuple[()]:
     """A logged value's first and last quarter of the steps that have it; nothing below four steps."""
-    values = [entry[key] for entry in log if entry.get(key) is not None]
+    values = _logged(log, key)
     quarter = len(values) // 4
     return (values[:quarter], values[-quarter:]) if quarter else ()
 
@@ -330,4 +335,4 @@ def objectives_of_log(log: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _variance(log: Sequence[Mapping[str, Any]], key: str) -> float:
-    return math.fsum(entry[key] ** 2 for entry in log if entry.get(key) is not None)
+    return math.fsum(value**2 for value in _logged(log, key))

@@ -401,7 +401,8 @@ def _items(record: Mapping[str, Any]) -> str:
     if "pairs" in record:
         found.append(f"{record['pairs']} pairs")
     if "accuracy" in record:
-        found.append(f"margin {record['margin']:.3g}, chosen ahead in {100 * record['accuracy']:.0f} % of the pairs")
+        margin, ahead = (float(record.get(key, "nan")) for key in ("margin", "accuracy"))  # NaN is a text in a record
+        found.append(f"margin {margin:.3g}, chosen ahead in {100 * ahead:.0f} % of the pairs")
         found.append(f"tokens {record['chosen_tokens_mean']:.3g} chosen, {record['rejected_tokens_mean']:.3g} rejected")
     if "repair_rows" in record:
         found.append(f"{record['repair_rows']} repair rows, {record['anchor_rows']} anchors")
