@@ -25,7 +25,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.rounds import Evolution
 
 PLACES = {"/training-": "checkpoint", "/.after-": "policy save", "/.policy-": "policy save", "/.base-": "policy save"}
@@ -91,9 +90,9 @@ def attempt(
         os.close(reader)
         try:
             Doom(run, fatal, writer, rng)
-            directory = RunDirectory(run)
-            with directory.lock():
-                make(run)()
+            evolution = make(run)
+            with evolution.run.lock():
+                evolution()
         except BaseException:
             traceback.print_exc()
             os._exit(1)
