@@ -7,6 +7,7 @@ import shutil
 import struct
 
 import pytest
+from case import case
 from chaos import makers
 from chaos.campaign import results
 from typer.testing import CliRunner
@@ -138,3 +139,23 @@ def test_a_recipe_that_nobody_has_is_said_so(run):
 def test_what_is_no_run(tmp_path):
     with pytest.raises(LedgerError, match="no run directory"):
         CliRunner().invoke(app, ["fsck", str(tmp_path)], standalone_mode=False, catch_exceptions=False)
+
+
+@case(
+    "runs and reports",
+    "the last line of a finished round's rollouts cut in half, then fsck --repair",
+    "the whole file was put aside; a second fsck found more damage, and the run could not be resumed",
+    "the torn end alone goes; its stage is done again, nothing else",
+)
+def test_a_torn_end_of_a_finished_stage_takes_nothing_else_with_it(finished, run):
+    file = run.path / "rounds/01/rollouts.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-20])
+    (found,) = fsck.examine(run)
+    assert len(found.again) == 1
+    assert fsck.repair(run) == [found]
+    assert fsck.examine(run) == []
+    assert file.read_bytes() == whole[:-20], "whoever writes next cuts it"
+    done = {json.loads(line)["stage"] for line in (run.path / "rounds/01/stages.jsonl").read_text().splitlines()}
+    assert "collect" in done
+    assert not found.again & done

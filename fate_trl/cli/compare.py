@@ -126,9 +126,9 @@ def _show_results(found: dict[str, Any], part: dict[str, Any]) -> None:
         box=SIMPLE_HEAD,
         pad_edge=False,
     )
-    table.add_column("score", overflow="fold", min_width=16)
+    table.add_column("score", overflow="fold", min_width=8)
     for column in ("a", "b", "b − a", "95 %", "rose", "fell", words.CORRECTIONS[found["correction"]]):
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
     for name, entry in part["metrics"].items():
         few = "*" if "few_clusters" in entry else ""
         style = "dim" if entry["low"] <= 0 <= entry["high"] else "bold"

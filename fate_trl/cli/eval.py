@@ -19,6 +19,9 @@ from ..recipe.loading import override, validated
 from .console import AsJson, Quiet, Sets
 from .run import explained, follow, fresh, go, resumed
 
+_NOT_SET = ("rounds", "warm_start", "repair", "sft", "preference", "pfpo", "output_dir")
+"""Keys of a recipe that mean nothing for an evaluation."""
+
 
 def evaluate_model(
     target: Annotated[
@@ -54,6 +57,8 @@ def evaluate_model(
         if tasks:
             data["evaluation"]["tasks"] = tasks
         for text in sets:
+            if text.partition("=")[0].partition(".")[0] in _NOT_SET:
+                raise RecipeError(f"--set {text}: an evaluation trains nothing, and is written to --output.")
             override(data, text)
         if not data["suites"]:
             raise RecipeError(

@@ -18,11 +18,10 @@ from typing import Any
 
 from ..errors import LedgerError, RecipeError
 from ..recipe.loading import read_values, validated
-from .layout import SCORES, file_of, round_dir, trajectories_in
+from .layout import RECORDS, SCORES, file_of, round_dir, trajectories_in
 from .reading import Line, RunReader, case_of, chunk_of, chunks_of
 from .writing import RunDirectory
 
-RECORDS = ("rollouts", "repairs")
 DERIVED = {"selections": "repair", "buffer": "buffer", "pairs": "pairs", "stages": ""}
 """Files of a round. A damaged line in one of DERIVED means that a stage is done again, from its records."""
 REDONE = {"policy": {"sft", "preference", "pfpo", "save"}, "base": set[str]()}
@@ -36,14 +35,16 @@ class Damage:
     Attributes:
         file: Relative to the run directory.
         reason: What is wrong with it.
-        lines: Numbers of the lines that go aside; none if the whole of it does.
+        lines: Numbers of the lines that go aside.
         again: Stages of its round that are done again.
+        all: Whether the whole of it goes aside. A torn end does not: the next writer cuts it off.
     """
 
     file: str
     reason: str
     lines: list[int] = field(default_factory=list)
     again: set[str] = field(default_factory=set)
+    all: bool = False
 
 
 def examine(run: RunReader) -> list[Damage]:
@@ -66,7 +67,7 @@ def repair(run: RunDirectory) -> list[Damage]:
             _restore_recipe(run)
         elif damage.lines:
             _put_aside(run, damage.file, set(damage.lines))
-        elif (run.path / damage.file).exists():
+        elif damage.all and (run.path / damage.file).exists():
             os.replace(run.path / damage.file, _aside(run.path / damage.file))
     for round in {damage.file.rpartition("/")[0] for damage in found if damage.file.startswith("rounds/")}:
         again = {stage for d in found if d.file.startswith(f"{round}/") for stage in d.again} | {"accept"}
@@ -83,7 +84,7 @@ def _small_files(run: RunReader) -> Iterator[Damage]:
         try:
             run.read_json(name)
         except LedgerError:
-            yield Damage(name, "no JSON; it is written anew when the run is resumed")
+            yield Damage(name, "no JSON; it is written anew when the run is resumed", all=True)
     try:
         validated(read_values(run.path / "recipe.yaml"))
     except RecipeError as error:
@@ -164,7 +165,7 @@ def _policies(run: RunReader, folder: Path) -> Iterator[Damage]:
         if not policy.name.endswith(".damaged") and (broken or (policy.is_dir() and not any(policy.iterdir()))):
             again = REDONE.get(policy.name, {policy.name.removeprefix("after-")})
             reason = f"{broken[0].name} is cut short" if broken else "it is empty"
-            yield Damage(str(policy.relative_to(run.path)), reason, again=again)
+            yield Damage(str(policy.relative_to(run.path)), reason, again=again, all=True)
 
 
 def whole(file: Path) -> bool:

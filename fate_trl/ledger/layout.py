@@ -25,6 +25,10 @@ SCORES = "scores.jsonl"
 """File of what judges said, relative to the run directory; see scores.py."""
 
 
+RECORDS = ("rollouts", "repairs")
+"""Kinds of records that hold scored trajectories, in chunks."""
+
+
 def round_dir(round: int) -> str:
     """Folder of a round, relative to the run directory."""
     return f"rounds/{round:02d}"
