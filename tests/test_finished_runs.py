@@ -193,7 +193,13 @@ def test_an_early_interrupt_prints_no_traceback(tmp_path, after):
     code = "import sys; print('up', flush=True); from fate_trl.__main__ import main; sys.argv = ['fate-trl', 'run', "
     code += "'quickstart', '--set', 'output_dir=run']; main()"
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        # What was started in the background of a shell ignores Ctrl-C, and hands that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout.readline() == "up\n"
     time.sleep(after)
