@@ -5,7 +5,7 @@
 # create_calendar_event makes the participants unique by list(set(...)), so their order follows the hash seed of the process.
 # A recorded trajectory does not replay to the same text in another process.
 #
-# Seen: the same call in ten processes with seeds 0 to 9 returns more than one order of three participants.
+# Seen: the same call in ten processes with seeds 0 to 9 returns several orders of the three guests and the owner.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
