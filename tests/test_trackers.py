@@ -54,7 +54,7 @@ def roll(told, run, round, stage, cases, **summary):
 
 
 def a_run(folder, tracker):
-    """Two rounds as evolution.py reports them, in two processes' worth of trackers: it was stopped and resumed."""
+    """Two rounds as the loop reports them, in two processes' worth of trackers: it was stopped and resumed."""
     run = RunDirectory(folder)
     recipe = Recipe.model_validate({"suites": ["workbench"], "report_to": tracker})
     told = Told()
