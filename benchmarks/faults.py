@@ -54,7 +54,7 @@ def runs(folder: Path, embedded: bool) -> dict[str, Any]:
     scripted = make_recipe(noise.recipe(SCRIPTED, rounds=1))
     found = {"scripted learner, one round": noise.compared(scripted, folder / "scripted", noise.scripted)}
     if embedded:
-        from fate_trl.train.learner import build
+        from fate_trl.train.build import build
 
         recipe = make_recipe(noise.recipe(EMBEDDED, rounds=0, model={"threads": 1}))
         found["embedded policy, evaluation only"] = noise.compared(recipe, folder / "embedded", build)

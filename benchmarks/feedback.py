@@ -27,7 +27,7 @@ from fate_trl.loop.repairing import failures_of
 from fate_trl.loop.rounds import Evolution
 from fate_trl.plugins import load
 from fate_trl.recipe.loading import make_recipe
-from fate_trl.train import learner
+from fate_trl.train.build import build
 from fate_trl.types import Failure, RolloutRequest
 from fate_trl.verify.scoring import score_all
 
@@ -59,7 +59,7 @@ def measured(tasks: int, k: int, seeds: int) -> dict[str, Any]:
     suite = {"name": "workbench", "args": {"train": tasks}}
     recipe = make_recipe({"model": {"threads": 1}, "suites": [suite], "rollout": rollout})
     with tempfile.TemporaryDirectory() as folder:
-        run = learner.build(recipe, RunDirectory(folder))
+        run = build(recipe, RunDirectory(folder))
         first = run.learner.rollout([RolloutRequest(task, task.messages) for task in run.tasks("train")], 0)
         failures = failures_of(zip(first, score_all(run.verifiers, first), strict=True))
         found = {way: np.stack([repaired(run, failures, way, k, seed) for seed in range(seeds)]) for way in WAYS}

@@ -156,7 +156,7 @@ def worker(job: Job) -> Json:
     warnings.filterwarnings("ignore", category=FutureWarning)
     from transformers.utils import logging
 
-    from fate_trl.train.learner import build
+    from fate_trl.train.build import build
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()

@@ -39,7 +39,7 @@ from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.repairing import row_of
 from fate_trl.recipe.loading import find_recipe, make_recipe, read_values
 from fate_trl.suites.episodes import Recorder, environment_factories
-from fate_trl.train import learner as torch_learner
+from fate_trl.train.build import build
 from fate_trl.train.examples import tokens_of
 from fate_trl.train.rows import request_dataset, request_row
 from fate_trl.train.trainer import PFPOTrainer
@@ -212,7 +212,7 @@ def measured(folder: Path) -> dict[str, Any]:
     values["rollout"] |= {"tasks": 120}
     values["sft"] |= {"num_train_epochs": 1}
     values["pfpo"] |= {"max_steps": 3, "redraw_rounds": 0}
-    evolution = torch_learner.build(make_recipe(values), RunDirectory(folder))
+    evolution = build(make_recipe(values), RunDirectory(folder))
     learner: Any = evolution.learner
     collect, cases = collected(evolution)
     requests = evolution._pfpo_requests(1, cases)
@@ -230,7 +230,7 @@ def measured_real(folder: Path, adapter: Path) -> dict[str, Any]:
     values["rollout"] |= {"tasks": values["rollout"]["chunk"]}
     del values["warm_start"]
     values["model"]["adapter"] = str(adapter)
-    return collected(torch_learner.build(make_recipe(values), RunDirectory(folder)))[0]
+    return collected(build(make_recipe(values), RunDirectory(folder)))[0]
 
 
 HEAD = """# Speed of a round

@@ -36,7 +36,7 @@ from fate_trl.loop.rounds import Evolution
 from fate_trl.process import bounded
 from fate_trl.recipe.loading import load_recipe
 from fate_trl.suites import episodes
-from fate_trl.train import learner
+from fate_trl.train.build import build
 from fate_trl.verify import scoring
 
 ROUND = ["rounds=1", "rollout.tasks=60", "evaluation.tasks=150", "evaluation.validation=25", "pfpo.max_steps=2"]
@@ -136,7 +136,7 @@ def one_round(evolution: Evolution, start: str, folder: Path) -> tuple[np.ndarra
 def measure(pairs: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        evolution = learner.build(load_recipe("quickstart", ROUND), RunDirectory(root / "unused"))
+        evolution = build(load_recipe("quickstart", ROUND), RunDirectory(root / "unused"))
         evolution.learner.save(str(root / "start"))
         times, shares = [], []
         with suppress(KeyboardInterrupt):

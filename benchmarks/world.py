@@ -29,7 +29,8 @@ from fate_trl.plugins import load
 from fate_trl.recipe.loading import load_recipe
 from fate_trl.suites.workbench import tradeoffs
 from fate_trl.suites.workbench.tradeoff_traces import way_of
-from fate_trl.train import learner, models
+from fate_trl.train import models
+from fate_trl.train.build import build
 from fate_trl.types import KINDS, Case, RolloutRequest, Script
 from fate_trl.verify.scoring import score_all
 
@@ -122,7 +123,7 @@ def main() -> None:
     sizes = f"suites=[{{name: tradeoffs, args: {{train: {asked.train}, test: {asked.test}}}}}]"
     recipe = load_recipe("tradeoffs", [sizes, f"model.path={asked.policy}"])
     with tempfile.TemporaryDirectory() as folder:
-        run = learner.build(recipe, RunDirectory(folder))
+        run = build(recipe, RunDirectory(folder))
         found = {
             "version": tradeoffs.VERSION,
             "sha256": hashlib.sha256(

@@ -10,7 +10,7 @@ from typing import Any
 
 from fate_trl.cli import main
 from fate_trl.suites.scripted import ScriptedLearner, perform, script_for
-from fate_trl.train import learner, templates
+from fate_trl.train import build, learner, templates
 from fate_trl.train.trainer import PFPOTrainer
 from fate_trl.types import Script
 
@@ -59,6 +59,6 @@ def learner_of(recipe: Any, suites: Any, *more: Any) -> Any:
 
 if __name__ == "__main__":
     TrlLearner = learner.TrlLearner
-    learner.TrlLearner = learner_of  # type: ignore[misc, assignment]
+    build.TrlLearner = learner_of  # type: ignore[misc, assignment]
     learner.PFPOTrainer = PlayBack  # type: ignore[misc]
     main()

@@ -11,7 +11,7 @@ import yaml
 
 from fate_trl.ledger.writing import RunDirectory
 from fate_trl.recipe.loading import load_recipe, shipped
-from fate_trl.train.learner import build
+from fate_trl.train.build import build
 
 torch.set_num_threads(1)
 

@@ -40,7 +40,7 @@ def scripted(monkeypatch):
     def build(recipe, run, reporter=None, components=None):
         return assemble(recipe, run, lambda suites, *_: ScriptedLearner(suites, gain=0.1), reporter, components)
 
-    monkeypatch.setattr("fate_trl.train.learner.build", build)
+    monkeypatch.setattr("fate_trl.train.build.build", build)
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_a_run_that_fails_before_its_first_record_is_taken_back(tmp_path, monkey
     def broken(*_):
         raise OSError("no such weights")
 
-    monkeypatch.setattr("fate_trl.train.learner.build", broken)
+    monkeypatch.setattr("fate_trl.train.build.build", broken)
     with pytest.raises(OSError, match="no such weights"):
         invoke("run", recipe_file)
     assert not (tmp_path / "runs/first").exists()
@@ -159,7 +159,7 @@ def test_a_run_that_has_records_is_kept(tmp_path, scripted, monkeypatch, recipe_
             raise OSError("the disk is gone")
 
     monkeypatch.setattr(
-        "fate_trl.train.learner.build",
+        "fate_trl.train.build.build",
         lambda recipe, run, reporter, components: assemble(recipe, run, lambda suites, *_: Failing(suites), reporter),
     )
     with pytest.raises(OSError, match="the disk is gone"):

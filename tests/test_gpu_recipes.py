@@ -15,7 +15,7 @@ import pytest
 from benchmarks import families
 from fate_trl.ledger.writing import RunDirectory
 from fate_trl.recipe.loading import find_recipe, make_recipe, read_values, shipped
-from fate_trl.train import learner
+from fate_trl.train.build import build
 
 RECIPES = [name for name, file in shipped().items() if file.parent.name == "gpu"]
 FAMILIES = {"Qwen/Qwen3": ("qwen3", "qwen3"), "meta-llama/Llama-3.1": ("llama3_1", "llama")}
@@ -60,7 +60,7 @@ def test_two_steps_of_every_stage(name, tmp_path):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
     recipe = make_recipe(shrunk(name, tmp_path / "model"))
-    run = learner.build(recipe, RunDirectory(tmp_path / "run"))
+    run = build(recipe, RunDirectory(tmp_path / "run"))
     if recipe.model.load_in_4bit:
         kinds = {type(module).__name__ for module in run.learner.model.modules()}
         assert "Linear4bit" in kinds

@@ -43,8 +43,8 @@ from fate_trl.recipe.loading import make_recipe
 from fate_trl.suites.episodes import environment_factories
 from fate_trl.train import prefix_support, prefix_updates
 from fate_trl.train.batches import whole_groups
+from fate_trl.train.build import build
 from fate_trl.train.config import PFPOConfig
-from fate_trl.train.learner import build
 from fate_trl.train.prefix_cache import Prefix, Prefixes, levels, shared
 from fate_trl.train.prefix_rollouts import Rollouts
 from fate_trl.train.prefix_sharing import share_training

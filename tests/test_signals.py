@@ -25,7 +25,7 @@ class Slow(ScriptedLearner):
 def build(recipe, directory, reporter=None, components=None):
     return assemble(recipe, directory, lambda suites, *_: Slow(suites), reporter, components)
 
-sys.modules["fate_trl.train.learner"] = SimpleNamespace(build=build)  # which would import torch
+sys.modules["fate_trl.train.build"] = SimpleNamespace(build=build)  # which would import torch
 run.quiet_libraries, run._accelerators = lambda: None, lambda recipe: {}
 main()
 """

@@ -65,7 +65,7 @@ def run_recipe(
 
 def follow() -> None:
     """This process is not the main one of those that a launcher started."""
-    from ..train.learner import follow
+    from ..train.build import follow
 
     quiet_libraries()
     try:
@@ -137,7 +137,7 @@ def go(asked: Recipe, components: Components, directory: RunDirectory, quiet: bo
         team.require_one("a model behind an endpoint")
         from ..serve.endpoint import build  # no torch: the model runs elsewhere
     else:
-        from ..train.learner import build  # torch, from here on
+        from ..train.build import build  # torch, from here on
 
     with reporting(quiet, as_json) as shown, _tracked(asked, directory, shown) as reporter:
         evolution = build(asked, directory, reporter, components)

@@ -7,34 +7,26 @@ records are the same as those of a run that was not.
 
 from __future__ import annotations
 
-import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .. import interchange, metrics, plugins
+from .. import interchange, metrics
 from ..errors import ErrorBudgetExceeded, FateError
-from ..hookspecs import Learner, ParetoSelector, Policy, RepairStrategy, Suite
-from ..ledger.layout import file_of, round_dir, seed_of, trajectories_in
-from ..ledger.scores import Scorer
-from ..ledger.writing import RunDirectory
+from ..hookspecs import ParetoSelector, Policy, RepairStrategy, Suite
+from ..ledger.layout import file_of, round_dir, seed_of
 from ..process.bounded import Limits
-from ..process.stop import Stop
-from ..recipe.schema import ComponentRef, Recipe, RepairSettings
+from ..recipe.schema import RepairSettings
 from ..suites.opening import tasks_of
 from ..suites.scripted import ROLES, ScriptedPolicy, perform, script_for
-from ..types import BufferRow, Case, Failure, Pair, Repair, RolloutRequest, ScoreCard, Stage, Task, Trajectory
-from ..verify.scoring import spent
+from ..types import BufferRow, Case, Failure, Pair, Repair, RolloutRequest, ScoreCard, Stage, Task
 from .counts import (
     collect_summary,
     errors,
     evaluation,
     measured,
-    peak_memory,
     repair_summary,
     tokens,
     tokens_of_round,
@@ -43,42 +35,27 @@ from .counts import (
 from .pairing import write_pairs
 from .policies import load_policy, save_policy, tidy
 from .repairing import anchors, by_failure, check_requests, failures_of, row_of, rows_of, select, selection
-from .reporter import Reporter, Silent
+from .stages import Stages
 from .tasks import longest_first, sample_tasks
 
-Work = Callable[[], Mapping[str, Any] | None]
-"""What a stage does; it returns what the stage's record says of it."""
 
-
-@dataclass
-class Evolution:
-    """One run of a recipe; `build` of train.learner or serve.endpoint makes it, or a test with a scripted learner.
+@dataclass(kw_only=True)
+class Evolution(Stages):
+    """One run of a recipe; `build` of train.build or serve.endpoint makes it, or a test with a scripted learner.
 
     Attributes:
-        recipe: What was asked.
-        suites, verifiers, held_out, repair, selector: Its components, loaded; `held_out` verifiers only evaluate, and
-            `selector` chooses repairs.
-        learner: What is trained.
-        run: Where it is recorded.
+        suites: By the name that tasks carry.
+        repair: Words the repair prompts; None where the recipe repairs nothing.
+        selector: Chooses repairs.
         objectives: In the order of score vectors.
-        reporter, observers: Who is told.
-        memory: Says at the end of each stage how much memory was held.
-        stop: Whether the run was asked to stop. It then records what it has in hand, and stops.
+        observers: Are told of each round.
     """
 
-    recipe: Recipe
     suites: Mapping[str, Suite]
-    verifiers: Sequence[Any]
     repair: RepairStrategy | None
     selector: ParetoSelector
-    learner: Learner
-    run: RunDirectory
     objectives: Sequence[str]
-    reporter: Reporter = field(default_factory=Silent)
-    stop: Stop = field(default_factory=Stop)
     observers: Sequence[Callable[..., Any]] = ()
-    held_out: Sequence[Any] = ()
-    memory: Callable[[], Mapping[str, float]] = peak_memory
 
     def __post_init__(self) -> None:
         self._tasks: dict[str, list[Task]] = {}
@@ -155,63 +132,7 @@ class Evolution:
         repairs = self._repair(round, collected)
         return collected, repairs, self._buffer(round, collected, repairs, accepted)
 
-    # -------------------------------------------------------------------------------------------- stages, resumable
-
-    def _done(self, round: int) -> dict[str, dict[str, Any]]:
-        """Finished stages of a round by name."""
-        return self.run.stages(round)
-
-    def _recorded(self, round: int, file: str, stage: str) -> list[Case]:
-        """Scored trajectories of a finished stage. Raises LedgerError if they are not as many as it recorded."""
-        name = file_of(round, file)
-        cases, recorded = self.run.cases(name, stage), trajectories_in(self._done(round).get(stage, {}))
-        if recorded is not None and recorded != len(cases):
-            raise self.run.damaged(name, f"{len(cases)} of the {recorded} trajectories of {stage} are there")
-        return cases
-
-    def _stage(
-        self, round: int, name: Stage, total: int, work: Callable[[], Mapping[str, Any] | None]
-    ) -> dict[str, Any]:
-        """Do a stage once, and record that it is done, with its summary and seconds and memory."""
-        done = self._done(round).get(name)
-        if done is not None:
-            return done
-        self.stop.check()
-        self.reporter.start(round, name, total)
-        start, scored = time.perf_counter(), self._verifying()
-        record = {"stage": name, **(work() or {}), "seconds": time.perf_counter() - start, **self.memory()}
-        if self._verifying() > scored:
-            record["time"] = {**record.get("time", {}), "verifying": self._verifying() - scored}
-        judging = spent([*self.verifiers, *self.held_out])
-        record |= {"judging": judging} if judging else {}
-        self.run.append(file_of(round, "stages"), [record])
-        self.reporter.finish({"round": round, **record})
-        return record
-
-    def _verifying(self) -> float:
-        """Seconds that this run's verifiers took so far, PFPO's rewards aside."""
-        scorers = [vars(self).get(name) for name in ("_scorer", "_held_out_scorer")]
-        return float(sum(scorer.took for scorer in scorers if scorer is not None))
-
-    def _train(self, round: int, name: Stage, work: Callable[[int, str], Mapping[str, Any]]) -> None:
-        """A training stage: `work` on its seed and its scratch folder, which is removed once the stage is recorded.
-
-        The policy is saved after it, so that a resumed run does not train twice.
-        """
-        folder, scratch = f"{round_dir(round)}/after-{name}", self.run.path / round_dir(round) / f"training-{name}"
-
-        def train() -> Mapping[str, Any]:
-            summary = work(seed_of(self.recipe.seed, round, name), str(scratch))
-            save_policy(self.learner, self.run, folder)
-            return summary
-
-        if name not in self._done(round):
-            self._stage(round, name, 0, train)
-        elif (self.run.path / folder).is_dir():
-            self.learner.load(str(self.run.path / folder))
-        shutil.rmtree(scratch, ignore_errors=True)
-
-    # -------------------------------------------------------------------------------------------- rolling out
+    # -------------------------------------------------------------------------------------------- tasks
 
     def tasks(self, split: str) -> list[Task]:
         """All tasks of a split, of all suites, each under the name that the recipe gives its suite."""
@@ -232,49 +153,6 @@ class Evolution:
         """The reasons of suites that are for evaluation only, as text."""
         described = {name: suite.describe().get("evaluation_only") for name, suite in self.suites.items()}
         return "".join(f" {name}: {reason}." for name, reason in described.items() if reason)
-
-    def _roll(
-        self, round: int, file: str, stage: Stage, requests: Sequence[RolloutRequest], policy: Policy | None = None
-    ) -> list[Case]:
-        """Roll out and score in chunks. A chunk is committed as a whole, and a committed chunk is not done again."""
-        name, size = file_of(round, file), self.recipe.rollout.chunk
-        committed = self.run.chunks(name, stage)
-        cases: list[Case] = []
-        for chunk, start in enumerate(range(0, len(requests), size)):
-            members = requests[start : start + size]
-            if chunk not in committed:
-                self.stop.check()
-                seed = seed_of(self.recipe.seed, round, stage, chunk)
-                fresh = self._score((policy or self.learner).rollout(members, seed), stage)
-                # Before the commit, so that a run resumed after the cause is repaired does this chunk again.
-                seen = len(cases) + len(fresh)
-                allowed = metrics.error_budget(self.recipe.evaluation.max_error_rate, seen)
-                metrics.check_errors([case for case in cases + fresh if not metrics.is_repeatable(case)], allowed, seen)
-                self.run.append_chunk(name, stage, chunk, fresh)
-                committed[chunk] = fresh
-            self.reporter.advance(len(members), committed[chunk])
-            cases += committed[chunk]
-        return cases
-
-    def _score(self, trajectories: Sequence[Trajectory], stage: str = "") -> list[Case]:
-        """Trajectories with their cards. On held-out splits the held-out verifiers score them too."""
-        cards = self._scorer(trajectories)
-        if self.held_out and stage.startswith("eval-"):
-            judged = self._held_out_scorer(trajectories)
-            cards = [ScoreCard(card.scores, held.scores) for card, held in zip(cards, judged, strict=True)]
-        return list(zip(trajectories, cards, strict=True))
-
-    @cached_property
-    def _scorer(self) -> Scorer:
-        return self._scorer_of(self.verifiers, self.recipe.verifiers)
-
-    @cached_property
-    def _held_out_scorer(self) -> Scorer:
-        return self._scorer_of(self.held_out, self.recipe.evaluation.verifiers)
-
-    def _scorer_of(self, verifiers: Sequence[Any], references: Sequence[ComponentRef]) -> Scorer:
-        identities = [plugins.identity(reference.name, reference.args) for reference in references]
-        return Scorer(verifiers, identities, self.run, self.recipe.rollout.verifier_seconds)
 
     # -------------------------------------------------------------------------------------------- the stages
 

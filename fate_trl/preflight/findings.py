@@ -202,7 +202,7 @@ def _fit(need: Need, room: float, where: str, recipe: Recipe) -> Finding:
 
 def _measured(recipe: Recipe) -> Finding:
     """Seconds of a round, from one small batch of rollouts and one step of each stage on the machine at hand."""
-    from ..train import learner
+    from ..train.build import build
 
     small = recipe.model_copy(deep=True)
     small.rollout.chunk = min(recipe.rollout.chunk, 8)
@@ -210,7 +210,7 @@ def _measured(recipe: Recipe) -> Finding:
         if stage is not None and stage.model_extra is not None:
             stage.model_extra["max_steps"] = 1
     with tempfile.TemporaryDirectory() as folder:
-        run = learner.build(small, RunDirectory(folder))
+        run = build(small, RunDirectory(folder))
         tasks = run.tasks("train")[: small.rollout.chunk]
         requests = [RolloutRequest(task, task.messages, "collect") for task in tasks]
         run.learner.rollout(requests[:1], 0)  # builds the trainer

@@ -61,10 +61,10 @@ def scripted() -> Callable[[Path], Evolution]:
 
 
 def embedded() -> Callable[[Path], Evolution]:
-    from fate_trl.train import learner  # once, before the processes are forked
+    from fate_trl.train.build import build  # once, before the processes are forked
 
     def make(run: Path) -> Evolution:
         metrics.rows = lambda *_, **__: []
-        return learner.build(load_recipe("quickstart", EMBEDDED), RunDirectory(run))
+        return build(load_recipe("quickstart", EMBEDDED), RunDirectory(run))
 
     return make
