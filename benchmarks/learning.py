@@ -6,7 +6,9 @@
 
 Methods are recipes a key or two apart (learning_methods.py); all go through the same rollouts and verifiers. Runs are
 processes of one thread each. A finished run is kept under `--runs` by the hash of its recipe (seed and budget included)
-and of the package's source, so an interrupted comparison goes on where it was, and another one takes what it shares.
+and of the package's source, with its last policy and what that scored on each task, so an
+interrupted comparison goes on where it was, and another one takes what it shares. Seeds are run one after the other;
+`--kept` runs nothing, and shows the seeds that are whole.
 
 Equal budgets. The reference, full FATE as the recipe has it, runs first on each seed. Every other method then gets the
 tokens that the reference took on that seed, as `token_budget`: it runs whole rounds, as many as come closest to them.
@@ -140,12 +142,14 @@ class Job:
 
 
 def source_hash() -> str:
-    """Of all that a run may depend on in this package: its source, its policies, not what only shows results."""
+    """Of all that a run may depend on here: the package's source and policies, not what only shows results, and the
+    plugin of methods."""
     package = Path(fate_trl.__file__).parent
+    methods = package.parent / "plugins/fate-trl-methods/fate_trl_methods"
     digest = hashlib.sha256()
-    for file in sorted(package.rglob("*")):
-        part = file.relative_to(package)
-        if file.is_file() and part.parts[0] not in ("report", "cli") and "__pycache__" not in part.parts:
+    for file in [*sorted(package.rglob("*")), *sorted(methods.rglob("*"))]:
+        part = file.relative_to(package.parent)
+        if file.is_file() and part.parts[1] not in ("report", "cli") and "__pycache__" not in part.parts:
             digest.update(str(part).encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -180,8 +184,11 @@ def run(job: Job, build: Callable[[Recipe, RunDirectory], Evolution]) -> Json:
         "points": list(points(directory)),
         "scripted": scripted(directory),
         "concerns": concerns(directory),
+        "cases": ends(directory),
         "wall": time.perf_counter() - started,
     }
+    if policy := last_policy(directory):
+        shutil.copytree(policy, job.folder / "policy", dirs_exist_ok=True)
     RunDirectory(job.folder).write_json("result.json", result)
     shutil.rmtree(directory.path)
     return result
@@ -224,6 +231,31 @@ def points(directory: RunDirectory) -> Iterator[Json]:
         if accepted:
             values = measured(directory.cases(f"{round_dir(number)}/rollouts.jsonl", "eval-test"))
         yield {"round": number, "accepted": accepted, "tokens": tokens, "seconds": seconds, "values": values}
+
+
+def last_accepted(directory: RunDirectory) -> int:
+    """The round whose policy one has in hand at the end."""
+    return max(n for n, stages in rounds_of(directory) if stages.get("accept", {"accepted": True})["accepted"])
+
+
+def last_policy(directory: RunDirectory) -> Path | None:
+    """Where the policy lies that one has at the end; None if it is the untrained one."""
+    last = last_accepted(directory)
+    return directory.path / round_dir(last) / "policy" if last else None
+
+
+def ends(directory: RunDirectory) -> list[Json]:
+    """What that policy scores on each test task, so that any metric can be computed later on."""
+    judged = directory.cases(f"{round_dir(last_accepted(directory))}/rollouts.jsonl", "eval-test")
+    return [
+        {
+            "task": trajectory.task.id,
+            "kind": trajectory.task.kind,
+            "tags": list(trajectory.task.tags),
+            "scores": {name: score.value for name, score in {**card.scores, **card.held_out}.items()},
+        }
+        for trajectory, card in judged
+    ]
 
 
 def scripted(directory: RunDirectory) -> Json:
@@ -272,21 +304,21 @@ def value(metric: metrics.Metric, cases: Sequence[Case]) -> float | None:
 
 
 def all_runs(values: Json, methods: Mapping[str, Method], seeds: Sequence[int], runs: str, jobs: int) -> list[Json]:
-    """Results of all methods on all seeds: those that are kept, and those that are run now."""
+    """Results of all methods on all seeds: those that are kept, and those that are run now, seed by seed."""
     results: list[Json] = []
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:  # max_tasks_per_child hangs, see python/cpython#115634
+        waiting: list[Job] = []
         going: dict[Future[Json], Job] = {}
 
-        def begin(name: str, seed: int, budget: int | None) -> None:
-            recipe = recipe_of(values, methods[name], seed, budget).model_dump(mode="json")
-            job = Job(name, seed, recipe, runs)
-            kept = job.result
-            if kept is None:
-                going[pool.submit(worker, job)] = job
+        def ask(name: str, seed: int, budget: int | None) -> None:
+            job = job_of(values, name, methods[name], seed, budget, runs)
+            found = job.result
+            if found is None:
+                waiting.append(job)
             else:
-                end({**kept, "method": name})
+                end({**found, "method": name})
 
         def end(result: Json) -> None:
             results.append(result)
@@ -294,12 +326,16 @@ def all_runs(values: Json, methods: Mapping[str, Method], seeds: Sequence[int], 
             if result["method"] == REFERENCE:
                 for name in methods:
                     if name != REFERENCE:
-                        begin(name, result["seed"], result["points"][-1]["tokens"])
+                        ask(name, result["seed"], result["points"][-1]["tokens"])
 
         for seed in seeds:
-            begin(REFERENCE, seed, None)
+            ask(REFERENCE, seed, None)
         try:
-            while going:
+            while waiting or going:
+                waiting.sort(key=lambda job: seeds.index(job.seed))  # within a seed the order stays
+                while waiting and len(going) < jobs:
+                    job = waiting.pop(0)
+                    going[pool.submit(worker, job)] = job
                 done, _ = wait(going, return_when=FIRST_COMPLETED)
                 for future in done:
                     job = going.pop(future)
@@ -313,6 +349,26 @@ def all_runs(values: Json, methods: Mapping[str, Method], seeds: Sequence[int], 
                 process.terminate()
             raise
     return results
+
+
+def job_of(values: Json, name: str, method: Method, seed: int, budget: int | None, runs: str) -> Job:
+    return Job(name, seed, recipe_of(values, method, seed, budget).model_dump(mode="json"), runs)
+
+
+def kept(values: Json, methods: Mapping[str, Method], seeds: Sequence[int], runs: str) -> Iterator[tuple[Job, Json]]:
+    """Finished runs with their results, of the seeds on which every method is finished."""
+    for seed in seeds:
+        found: list[tuple[Job, Json]] = []
+        budget = None
+        for name, method in methods.items():
+            job = job_of(values, name, method, seed, budget, runs)
+            if (result := job.result) is None:
+                break
+            if name == REFERENCE:
+                budget = result["points"][-1]["tokens"]
+            found.append((job, {**result, "method": name}))
+        if len(found) == len(methods):
+            yield from found
 
 
 def told(result: Json) -> None:
@@ -358,6 +414,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for all methods, tuned or not")
     parser.add_argument("--quick", action="store_true", help="two seeds, two rounds, fewer tasks")
     parser.add_argument("--tune", action="store_true", help="try each method's settings, on seeds of their own")
+    parser.add_argument("--kept", action="store_true", help="run nothing; show the seeds that are whole")
     parser.add_argument("--runs", default="runs/learning", help="where finished runs are kept")
     parser.add_argument("--output", type=Path, help="results go to this name with .json, .md and .svg")
     parser.add_argument("--fill", type=Path, help="a page with a place for results, such as docs/evidence.md")
@@ -377,8 +434,12 @@ def main() -> None:
     same = set(methods)
     methods = apart(values, methods)  # and what is wrong with one is said before the first run
     same -= set(methods)
-    print(projected(methods, seeds, given.runs, given.jobs), flush=True)
-    results = all_runs(values, methods, seeds, given.runs, given.jobs)
+    if given.kept:
+        results = [result for _, result in kept(values, methods, seeds, given.runs)]
+        seeds = sorted({result["seed"] for result in results})
+    else:
+        print(projected(methods, seeds, given.runs, given.jobs), flush=True)
+        results = all_runs(values, methods, seeds, given.runs, given.jobs)
     told = summary(results, methods)
     about = {
         "command": "python benchmarks/learning.py " + " ".join(sys.argv[1:]),

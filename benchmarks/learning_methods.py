@@ -1,7 +1,9 @@
 """The methods that learning.py compares: full FATE is the recipe, each other one is a key or two apart.
 
 Groups: `headline` (the first five baselines), `baselines`, `ablations`, `collapse` (what keeps training from
-collapsing, switched off), `rewards` (definitions of the Pareto reward and of the choice), `rounds` (of another size).
+collapsing, switched off), `rewards` (definitions of the Pareto reward and of the choice), `rounds` (of another size),
+`preference` (DPO on repairs and their failures, in the place of a stage or beside both), `rivals` (later ways to make
+one advantage of several objectives, in GRPO's place; they need `fate-trl-methods`).
 A method that a recipe has already, such as K = 4, is full FATE itself, and is not run again.
 """
 
@@ -153,6 +155,29 @@ ROUNDS = {
 }
 """The quickstart's two rounds, cut smaller."""
 
+PAIRS = {"preference": {"per_device_train_batch_size": 16, "num_train_epochs": 1}}
+"""As SFT in `tradeoffs` has it."""
+PAIR_RATES = tuple({"preference.learning_rate": rate} for rate in (1e-4, 3e-4, 1e-3))
+
+PREFERENCE = {
+    "preference-for-pfpo": Method("preference stage, no PFPO", {**PAIRS, "pfpo": None}, PAIR_RATES),
+    "preference-for-sft": Method("preference stage, no SFT", {**PAIRS, "sft": None}, PAIR_RATES),
+    "preference-beside": Method("preference stage between SFT and PFPO", PAIRS, PAIR_RATES),
+}
+
+
+def rival(what: str, selector: str) -> Method:
+    """In GRPO's place, at its rate; all of them compare groups of a batch, so none is drawn again."""
+    return Method(what, {**RL, "selector": selector, **NO_REDRAW}, tuned=BEST)
+
+
+RIVALS = {
+    "conditioned": rival("GDPO, utility only where security passes", "advantages/conditioned"),
+    "gd2po": rival("GD2PO: rows whose objectives disagree masked", "advantages/gd2po"),
+    "corr-grpo": rival("CorrGRPO: objectives by their correlations", "advantages/corr-grpo"),
+    "saw": rival("SAW: objectives by their variation", "advantages/saw"),
+}
+
 GROUPS: dict[str, dict[str, Method]] = {
     "headline": {name: BASELINES[name] for name in list(BASELINES)[:5]},
     "baselines": BASELINES,
@@ -160,5 +185,7 @@ GROUPS: dict[str, dict[str, Method]] = {
     "collapse": COLLAPSE,
     "rewards": REWARDS,
     "rounds": ROUNDS,
+    "preference": PREFERENCE,
+    "rivals": RIVALS,
 }
 METHODS = {name: method for group in GROUPS.values() for name, method in group.items()}
