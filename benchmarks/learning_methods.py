@@ -125,6 +125,7 @@ REWARDS = {
     "front-mean": Method("front, then mean", {"selector": front(tie_break="mean")}),
     "front-scaled": Method("front, then mean by range", {"selector": front(tie_break="scaled")}),
     "front-worst": Method("front, then lowest", {"selector": front()}),
+    "front-augmented": Method("front, then lowest and a tenth of the mean", {"selector": front(tie_break="augmented")}),
     "front-product": Method("front, then box volume", {"selector": front(tie_break="product")}),
     "front-random": Method("front, repairs drawn from it", {"selector": front(tie_break="random")}),
     "front-crowding": Method("front, then crowding", {"selector": front(tie_break="crowding")}),
@@ -189,3 +190,9 @@ GROUPS: dict[str, dict[str, Method]] = {
     "rivals": RIVALS,
 }
 METHODS = {name: method for group in GROUPS.values() for name, method in group.items()}
+
+COMPARISONS = {
+    family: tuple(name for name in GROUPS[family] if name != REFERENCE)
+    for family in ("headline", "preference", "rivals")
+}
+"""What the reference is tested against, named before the runs; Holm's correction is over a family, both metrics."""

@@ -6,11 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.learning_methods import REFERENCE, Json, Method
+from benchmarks.learning_methods import COMPARISONS, REFERENCE, Json, Method
+from fate_trl.metrics import columns
 from fate_trl.suites.scripted import ROLES
 
 METRICS = ("resolved", "objective_product", "asr", "tsr", "brr", "hcr", "benign_utility", "inert", "valid_calls")
 HEADLINE = ("resolved", "objective_product")
+VOLUME = "hypervolume"
 
 # ------------------------------------------------------------------------------------------------ statistics
 
@@ -32,14 +34,60 @@ Values = Mapping[int, float]
 
 def by_seed(results: Sequence[Json], method: str, subset: str, metric: str) -> Values:
     """A method's value of a metric on each seed, at the end."""
-    ends = {r["seed"]: r["points"][-1]["values"].get(subset, {}) for r in results if r["method"] == method}
+    mine = [r for r in results if r["method"] == method]
+    if metric == VOLUME:
+        found = {r["seed"]: volume([c for c in r.get("cases", ()) if _within(c, subset)]) for r in mine}
+        return {seed: value for seed, value in found.items() if value is not None}
+    ends = {r["seed"]: r["points"][-1]["values"].get(subset, {}) for r in mine}
     return {seed: values[metric] for seed, values in ends.items() if metric in values}
+
+
+def _within(case: Json, subset: str) -> bool:
+    return subset == "all" or subset == case["kind"] or subset in case["tags"]
 
 
 def difference(ours: Values, theirs: Values) -> Json | None:
     """Ours less theirs, on the seeds that both have; None if there are none."""
     shared = sorted(set(ours) & set(theirs))
     return interval([ours[seed] - theirs[seed] for seed in shared]) if shared else None
+
+
+def volume(cases: Sequence[Json]) -> float | None:
+    """Mean hypervolume of single cases: of the box between a case's scores and one half in each, by the largest.
+
+    Over the cases of a kind, then over kinds, as `objective_product`. That one is a product of means, and hardly
+    tells (1, .52) from the middle, (.72, .75); here they count .04 and .22, and a perfect case counts 1.
+    """
+    kinds: dict[str, list[float]] = {}
+    for case in cases:
+        scores = [score for score in case["scores"].values() if score is not None]
+        if scores:
+            kinds.setdefault(case["kind"], []).append(math.prod(max(0.0, 2 * score - 1) for score in scores))
+    means = [math.fsum(found) / len(found) for found in kinds.values()]
+    return math.fsum(means) / len(means) if means else None
+
+
+def tests(results: Sequence[Json], present: Sequence[str]) -> dict[str, Json]:
+    """p-values of the comparisons that were named, by method and metric: paired by seed, Student's, and Holm's.
+
+    Of families that are complete, from two shared seeds on.
+    """
+    from scipy import stats
+
+    told: dict[str, Json] = {}
+    for family in COMPARISONS.values():
+        asked = [(name, metric) for name in family if name in present for metric in HEADLINE]
+        found: list[tuple[str, str, float]] = []
+        for name, metric in asked:
+            ours, theirs = (by_seed(results, method, "all", metric) for method in (REFERENCE, name))
+            gaps = [ours[seed] - theirs[seed] for seed in sorted(set(ours) & set(theirs))]
+            if len(set(gaps)) > 1:
+                found.append((name, metric, float(stats.ttest_1samp(gaps, 0).pvalue)))
+        if len(found) < len(family) * len(HEADLINE):
+            continue
+        for (name, metric, p), holm in zip(found, columns.corrected([p for *_, p in found], "holm"), strict=True):
+            told.setdefault(name, {})[metric] = {"p": p, "holm": holm}
+    return told
 
 
 def curve(results: Sequence[Json], method: str) -> list[Json]:
@@ -67,6 +115,7 @@ def summary(results: Sequence[Json], methods: Mapping[str, Method]) -> Json:
     """All that the page shows, as plain data."""
     present = [name for name in methods if any(r["method"] == name for r in results)]
     subsets = sorted({s for r in results for s in r["points"][-1]["values"]}, key=lambda s: (s != "all", s))
+    tested = tests(results, present)
     table: Json = {}
     for name in present:
         mine = [r for r in results if r["method"] == name]
@@ -80,9 +129,13 @@ def summary(results: Sequence[Json], methods: Mapping[str, Method]) -> Json:
             "rounds": interval([end["round"] for end in ends]),
             "metrics": _intervals(results, name, subsets),
             "difference": {
-                s: {m: difference(by_seed(results, REFERENCE, s, m), by_seed(results, name, s, m)) for m in HEADLINE}
+                s: {
+                    m: difference(by_seed(results, REFERENCE, s, m), by_seed(results, name, s, m))
+                    for m in (*HEADLINE, VOLUME)
+                }
                 for s in subsets
             },
+            "tests": tested.get(name, {}),
             "half_way": half_way(results, name),
             "curve": curve(results, name),
             "concerns": _counted(concern["rule"] for r in mine for concern in r["concerns"]),
@@ -91,7 +144,8 @@ def summary(results: Sequence[Json], methods: Mapping[str, Method]) -> Json:
 
 
 def _intervals(results: Sequence[Json], name: str, subsets: Sequence[str]) -> Json:
-    found = {s: {m: list(by_seed(results, name, s, m).values()) for m in METRICS} for s in subsets}
+    asked = (*METRICS, VOLUME)
+    found = {s: {m: list(by_seed(results, name, s, m).values()) for m in asked} for s in subsets}
     return {s: {m: interval(values) for m, values in named.items() if values} for s, named in found.items()}
 
 
@@ -129,6 +183,10 @@ def cell(value: Json | None, sign: bool = False) -> str:
     return f"{number} [{low:.1f}, {high:.1f}]" if sign else f"{number} [{max(low, 0):.1f}, {min(high, 100):.1f}]"
 
 
+def p_cell(p: float) -> str:
+    return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+
+
 def _mean_cell(value: Json | None) -> str:
     return "–" if value is None else f"{100 * value['mean']:.1f}"
 
@@ -137,14 +195,21 @@ def grid(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in (heads, ["---"] * len(heads), *rows)]
 
 
-COLUMNS = ("resolved", "objective_product", "asr", "hcr", "brr", "tsr", "benign_utility")
+COLUMNS = ("resolved", "objective_product", VOLUME, "asr", "hcr", "brr", "tsr", "benign_utility")
 METHODS_CAPTION = [
     "Test split, %, mean over seeds with Student's 95 % interval. Tokens in thousands: read, sampled, trained on.",
+    f"`{VOLUME}`: of the box between a case's scores and one half in each, mean over cases.",
     "",
 ]
 DIFFERENCES_CAPTION = [
     f"Paired differences over shared seeds, in points: above zero `{REFERENCE}` is better. *Share*: tokens in which it",
     "reached the method's best mean `resolved`, of those that the method took for it.",
+    "",
+]
+TESTS_CAPTION = [
+    f"Tests of comparisons that were named before the runs: `{REFERENCE}` less the method, in points. Student's test",
+    "paired by seed: *p*, and after Holm over all comparisons of a family, both metrics.",
+    f"`{VOLUME}` is not among what is tested.",
     "",
 ]
 PLOT = "resolved and objective_product against tokens, by method"
@@ -182,6 +247,22 @@ def differences_table(told: Json) -> list[str]:
     )
 
 
+def tests_table(told: Json) -> list[str]:
+    """The named comparisons with their p-values, family by family; nothing where none is complete."""
+    rows = []
+    for family, names in COMPARISONS.items():
+        for name in names:
+            m = told["methods"].get(name, {})
+            if m.get("tests"):
+                found = m["difference"]["all"]
+                pairs = [
+                    [cell(found[x], sign=True), *(p_cell(m["tests"][x][k]) for k in ("p", "holm"))] for x in HEADLINE
+                ]
+                rows.append([family, f"`{name}`", *pairs[0], *pairs[1], cell(found[VOLUME], sign=True)])
+    heads = ("family", "method", *(h for metric in HEADLINE for h in (metric, "p", "Holm")), VOLUME)
+    return [*TESTS_CAPTION, *grid(heads, rows), ""] if rows else []
+
+
 def page(told: Json, about: Json) -> str:
     """The results as Markdown; every figure is the JSON's."""
     methods = told["methods"]
@@ -203,6 +284,7 @@ def page(told: Json, about: Json) -> str:
         *DIFFERENCES_CAPTION,
         *differences_table(told),
         "",
+        *tests_table(told),
         "## `resolved` by kind and tag of task",
         "",
         "Means over seeds.",
@@ -239,7 +321,7 @@ def fill(text: str, told: Json, about: Json, picture: str) -> str:
     if not mark:
         raise ValueError(f"the page has no place for results, between {BEGIN!r} and {END!r}")
     tables = [*METHODS_CAPTION, *methods_table(told), "", *DIFFERENCES_CAPTION, *differences_table(told)]
-    lines = [f"    {about['command']}", "", *tables, "", f"![{PLOT}]({picture})", ""]
+    lines = [f"    {about['command']}", "", *tables, "", *tests_table(told), f"![{PLOT}]({picture})", ""]
     return before + BEGIN + "\n".join(lines) + END + after
 
 

@@ -14,6 +14,7 @@ from fate_trl.loop.assemble import assemble
 from fate_trl.metrics import intervals
 from fate_trl.recipe.loading import find_recipe, make_recipe, read_values
 from fate_trl.suites.scripted import ScriptedLearner
+from fate_trl.types import PASS_AT
 
 VALUES = {
     "suites": [{"name": "workbench", "args": {"train": 12, "validation": 6, "test": 6}}],
@@ -126,6 +127,21 @@ def test_finished_runs_are_kept_and_an_interrupted_one_goes_on(scripted, tmp_pat
     assert len(scripted) == 7, "so is other source"
 
 
+def test_seeds_are_run_one_after_the_other_and_whole_ones_can_be_shown(scripted, tmp_path):
+    methods = {name: METHODS[name] for name in (REFERENCE, "k-1", "k-2")}
+    all_runs(VALUES, methods, [4, 1], str(tmp_path), 1)
+    assert [(job.seed, job.method) for job in scripted] == [(s, m) for s in (4, 1) for m in methods]
+    whole = list(learning.kept(VALUES, methods, [4, 1, 2], str(tmp_path)))
+    assert [(job.seed, found["method"]) for job, found in whole] == [(s, m) for s in (4, 1) for m in methods]
+    (whole[-1][0].folder / "result.json").unlink()
+    assert {job.seed for job, _ in learning.kept(VALUES, methods, [4, 1, 2], str(tmp_path))} == {4}
+    job, found = whole[0]
+    assert {case["kind"] for case in found["cases"]} == {"benign", "attacked", "harmful"}
+    passed = [all(v is None or v >= PASS_AT.get(n, 1) for n, v in case["scores"].items()) for case in found["cases"]]
+    assert found["points"][-1]["values"]["all"]["resolved"] == pytest.approx(sum(passed) / len(passed))
+    assert (job.folder / "policy").is_dir(), "the last policy is kept"
+
+
 def test_a_run_that_was_killed_goes_on_where_it_was(scripted, tmp_path):
     recipe = recipe_of(VALUES, METHODS[REFERENCE], 0, None).model_dump(mode="json")
     whole, part = Job("fate", 0, recipe, str(tmp_path / "a")), Job("fate", 0, recipe, str(tmp_path / "b"))
@@ -211,6 +227,46 @@ def test_differences_are_paired_on_shared_seeds():
 def test_how_soon_the_reference_reaches_a_methods_best():
     told = summary(RESULTS, {name: METHODS[name] for name in (REFERENCE, "pfpo")})
     assert told["methods"]["pfpo"]["half_way"] == pytest.approx({"best": 0.55, "tokens": 240, "share": 100 / 240})
+
+
+def case_of(kind, **scores):
+    return {"task": "t", "kind": kind, "tags": [], "scores": scores}
+
+
+def test_the_volume_is_not_blind_to_the_middle():
+    note, middle = case_of("attacked", security=1.0, utility=0.52), case_of("attacked", security=0.72, utility=0.75)
+    assert learning_page.volume([note]) == pytest.approx(0.04)
+    assert learning_page.volume([middle]) == pytest.approx(0.22)
+    assert learning_page.volume([case_of("benign", utility=0.4, security=1.0)]) == 0, "below one half there is no box"
+    perfect = case_of("harmful", security=1.0, utility=None)
+    assert learning_page.volume([perfect, note, note]) == pytest.approx((1 + 0.04) / 2), "kinds count alike"
+    assert learning_page.volume([case_of("benign", utility=None)]) is None
+
+
+def test_named_comparisons_are_tested_by_seed_and_corrected_for_their_number():
+    from scipy import stats
+
+    gaps = {
+        "fate-sum": (0.3, 0.2, 0.4),
+        "grpo-sum": (0.1, 0.3, -0.1),
+        "gdpo": (0.2, 0.2, 0.3),
+        "sft-repairs": (0, 0.1, 0),
+    }
+    results = [result(REFERENCE, seed, 0.2, 0.6 + seed / 10) for seed in range(3)]
+    results += [
+        result(name, seed, 0.2, 0.6 + seed / 10 - gap) for name, found in gaps.items() for seed, gap in enumerate(found)
+    ]
+    told = summary(results, {name: METHODS[name] for name in (REFERENCE, *gaps)})
+    tested = {name: told["methods"][name]["tests"]["resolved"] for name in gaps}
+    for name, found in gaps.items():
+        assert tested[name]["p"] == pytest.approx(stats.ttest_1samp(found, 0).pvalue, rel=1e-6), name
+    least = min(tested, key=lambda name: tested[name]["p"])
+    assert tested[least]["holm"] == pytest.approx(8 * tested[least]["p"]), "four methods, two metrics"
+    assert all(said["holm"] >= said["p"] for said in tested.values())
+    text = "\n".join(learning_page.tests_table(told))
+    assert "| headline | `gdpo` | +23.3 [9.0, 37.7] |" in text
+    partly = summary(results, {name: METHODS[name] for name in (REFERENCE, "gdpo")})
+    assert not learning_page.tests_table(partly), "a family is corrected as it was named, or not at all"
 
 
 def test_the_page_says_what_the_data_say():

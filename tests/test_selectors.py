@@ -139,6 +139,21 @@ def test_tie_breaks_choose_by_their_name():
     assert choose(FACTORIES["gdpo"](weights={"o0": 2.0}), scores) == Choice(0, (0, 1, 2), "weighted-sum")
 
 
+def test_augmented_tells_rows_of_one_lowest_objective_apart_by_the_others():
+    scores = [[0.3, 0.4, 0.9], [0.9, 0.3, 0.8], [0.2, 1.0, 1.0]]  # the means: .53, .67, .73
+    make = FACTORIES["pareto-front"]
+    assert choose(make(), scores) == Choice(0, (0, 1, 2), "index")
+    assert choose(make(tie_break="augmented"), scores) == Choice(1, (0, 1, 2), "augmented")
+    assert choose(make(tie_break="augmented", weights={"o0": 0.1}), scores).index == 0, "how large a weight is counts"
+    close = [[0.5, 0.5], [0.52, 1.0], [0.53, 0.54]]
+    assert np.argmax(reward(make(tie_break="augmented"), close)) == 1
+    assert choose(make(tie_break="augmented"), close).index == 1, (
+        "a small lead in the lowest is worth less than the mean"
+    )
+    far = [[0.4, 1.0], [0.5, 0.5]]
+    assert choose(make(tie_break="augmented"), far).index == 1, "a large one is worth more"
+
+
 def test_random_draws_each_vector_of_the_front_alike_and_does_not_touch_rewards():
     scores = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.0, 1.0], [0.0, 0.5]])
     make = FACTORIES["pareto-front"]

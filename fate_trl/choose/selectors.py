@@ -135,12 +135,12 @@ class ParetoFront(_Selector):
     """`pareto.front_reward`; among several members of a front the tie-break decides.
 
     Attributes:
-        tie_break: "worst" (the lowest of the objectives that apply), "mean" (their weighted mean), "scaled" (the same,
-            each by its range in the group), "product" or "crowding"; see `pareto.tie_values`. "random" draws one of the
-            front's distinct vectors, so that over many failures the whole front is learned from, not one end of it;
-            in a reward it is no tie-break at all. The default resolved most in the one world where they were compared
-            (docs/evidence.md). It is for objectives in like units, such as verifiers' [0, 1]; "scaled" is for rewards
-            of different scales or signs.
+        tie_break: "worst" (the lowest of the objectives that apply), "mean" (their weighted mean), "augmented" (the
+            lowest plus a tenth of the mean), "scaled" (the mean of each by its range in the group), "product" or
+            "crowding"; see `pareto.tie_values`. "random" draws one of the front's distinct vectors, so that over many
+            failures the whole front is learned from, not one end of it; in a reward it is no tie-break at all. The
+            default resolved most in the one world where they were compared (docs/evidence.md). It is for objectives in
+            like units, such as verifiers' [0, 1]; "scaled" is for rewards of different scales or signs.
         epsilon: Weight of the tie-break in the reward, at most 0.5; the front counts 1. 0 leaves groups that are one
             front without a gradient, and most groups of 8 are, so the default is 0.1 (ours). A choice breaks ties
             whatever it is.
@@ -151,7 +151,7 @@ class ParetoFront(_Selector):
 
     @property
     def weighs(self) -> bool:
-        return self.tie_break in ("mean", "scaled", "product")
+        return self.tie_break in ("mean", "augmented", "scaled", "product")
 
     def __post_init__(self) -> None:
         super().__post_init__()
