@@ -22,7 +22,7 @@ import typer
 
 import fate_trl
 from fate_trl import errors, hookspecs, plugins, types
-from fate_trl.cli import app
+from fate_trl.cli import COMMANDS, load
 from fate_trl.metrics import comparing, definitions, intervals
 from fate_trl.recipe.schema import ComponentRef, Recipe
 
@@ -167,17 +167,18 @@ def metrics_page() -> str:
 # ------------------------------------------------------------------------------------------------ the command line
 
 
-def commands(group: typer.Typer = app, name: str = "fate-trl") -> Iterator[tuple[str, Callable[..., Any]]]:
+def commands() -> Iterator[tuple[str, Callable[..., Any]]]:
     """(full name, function) of everything that can be typed."""
-    for command in group.registered_commands:
-        assert command.callback is not None
-        yield f"{name} {command.name}", command.callback
-    for child in group.registered_groups:
-        assert child.typer_instance is not None
-        callback = child.typer_instance.registered_callback
-        if callback is not None and callback.callback is not None:
-            yield f"{name} {child.name}", callback.callback
-        yield from commands(child.typer_instance, f"{name} {child.name}")
+    for name in COMMANDS:
+        found = load(name)
+        if not isinstance(found, typer.Typer):
+            yield f"fate-trl {name}", found
+            continue
+        whole = found.registered_callback
+        inner = [(f" {command.name}", command.callback) for command in found.registered_commands]
+        for more, function in [("", whole and whole.callback), *inner]:
+            if function is not None:
+                yield f"fate-trl {name}{more}", function
 
 
 def parameters(command: Callable[..., Any]) -> list[tuple[str, str]]:

@@ -308,6 +308,42 @@ print(json.dumps(sorted({HEAVY} & set(sys.modules))))
     assert run(code) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "left"),
+    [
+        (["--help"], {"numpy", "pydantic", "yaml", "pluggy", "jinja2", "asyncio", "fate_trl.types"}),
+        (["--version"], {"numpy", "pydantic", "yaml", "pluggy", "jinja2", "asyncio", "fate_trl.types"}),
+        (["plugins"], {"jinja2", "rich.progress", "fate_trl.ledger.reading", "fate_trl.metrics"}),
+        (["suites"], {"jinja2", "rich.progress", "fate_trl.ledger.reading", "fate_trl.metrics"}),
+        (["recipes"], {"numpy", "jinja2", "rich.progress", "fate_trl.ledger.reading", "fate_trl.metrics"}),
+        (
+            ["compare", "a.csv", "b.csv"],
+            {"jinja2", "yaml", "fate_trl.recipe", "fate_trl.loop", "fate_trl.ledger.reading"},
+        ),
+        (["compare", "--help"], {"jinja2", "yaml", "fate_trl.recipe", "fate_trl.loop", "fate_trl.ledger.reading"}),
+        (["view", "--help"], {"numpy", "jinja2", "yaml", "fate_trl.recipe", "fate_trl.report"}),
+        (["report", "--help"], {"numpy", "jinja2", "yaml", "fate_trl.recipe", "fate_trl.report"}),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_a_command_loads_only_what_it_needs(arguments, left, tmp_path):
+    """What is loaded decides how long a command takes to start; benchmarks/startup.py has the seconds."""
+    for file in ("a.csv", "b.csv"):
+        (tmp_path / file).write_text("case,score\none,1\ntwo,0\nthree,1\n")
+    code = f"""
+import contextlib, io, json, os, sys
+os.chdir({str(tmp_path)!r})
+sys.argv = ["fate-trl", *{arguments}]
+from fate_trl.__main__ import main
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    main()
+print(json.dumps(sorted(sys.modules)))
+"""
+    loaded = set(run(code))
+    assert "fate_trl.cli" in loaded
+    assert not loaded & (HEAVY | {"scipy", "matplotlib"} | left)
+
+
 def test_a_public_name_that_is_not_there_is_an_attribute_error():
     with pytest.raises(AttributeError, match="Trajektory"):
         _ = fate_trl.Trajektory

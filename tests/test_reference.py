@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 import re
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from fate_trl import metrics, plugins, types
-from fate_trl.cli import app
+from fate_trl.cli import COMMANDS, app
 
 ROOT = Path(__file__).parent.parent
 SPEC = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
@@ -79,6 +80,13 @@ def test_every_command_is_there_with_its_options():
         for typed, meaning in reference.parameters(function):
             assert meaning.strip(), f"{name} {typed} is not explained"
             assert typed.strip("`").split()[0].lower() in shown.lower(), f"{name} does not take {typed}"
+
+
+def test_the_list_of_commands_says_what_each_says_of_itself():
+    listed = dict(reference.commands())
+    for name, (_, _, summary) in COMMANDS.items():
+        told = inspect.getdoc(listed[f"fate-trl {name}"]) or ""
+        assert " ".join(told.split("\n\n")[0].split()) == summary
 
 
 def test_every_hook_and_record_is_there():

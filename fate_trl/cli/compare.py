@@ -14,9 +14,6 @@ from ..errors import RecipeError
 from ..interchange.results import Columns, recognised
 from ..metrics.columns import Correction
 from ..report import words
-from ..report.comparison import compare
-from ..report.page import render
-from ..report.results import compare_results
 from .console import AsJson, out, print_json, visible
 from .report import say_where, write_page
 
@@ -56,6 +53,8 @@ def compare_runs(
             "files only: logs of Inspect, samples of lm-eval, CSV or JSONL."
         )
     if files:
+        from ..report.results import compare_results
+
         found = compare_results(
             files,
             columns=Columns(case, cluster, tuple(score or ())),
@@ -65,9 +64,10 @@ def compare_runs(
             max_error_rate=max_error_rate,
         )
     else:
+        from ..report.comparison import compare
+
         found = compare(runs, anyway=anyway, max_error_rate=max_error_rate)
-    template = "results.html" if files else "compare.html"
-    page = write_page(Path(output), render(template, c=found)) if output else None
+    page = _write(Path(output), "results.html" if files else "compare.html", found) if output else None
     if as_json:
         print_json(found)
         return
@@ -75,6 +75,12 @@ def compare_runs(
         _show_results(found, part) if files else _show(found["reference"], part)
     if page is not None:
         say_where("comparison", page)
+
+
+def _write(file: Path, template: str, found: dict[str, Any]) -> Path:
+    from ..report.page import render
+
+    return write_page(file, render(template, c=found))
 
 
 def _show(reference: dict[str, Any], part: dict[str, Any]) -> None:

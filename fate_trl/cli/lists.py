@@ -12,7 +12,6 @@ from rich.table import Table
 
 from .. import plugins
 from ..errors import RecipeError
-from ..recipe.loading import find_recipe, shipped
 from .console import AsJson, out, print_json, visible
 
 recipes_app = typer.Typer(invoke_without_command=True, help="List the shipped recipes, or copy one.")
@@ -37,6 +36,8 @@ def recipes(context: typer.Context, as_json: AsJson = False) -> None:
     """List the shipped recipes, or copy one."""
     if context.invoked_subcommand is not None:
         return
+    from ..recipe.loading import shipped
+
     rows = [{"name": name, "purpose": _purpose(file)} for name, file in shipped().items()]
     if as_json:
         print_json(rows)
@@ -56,6 +57,8 @@ def recipes_copy(
     target: Annotated[str, typer.Argument(help="File to write; NAME.yaml by default.")] = "",
 ) -> None:
     """Copy a shipped recipe, to change it."""
+    from ..recipe.loading import find_recipe
+
     path = Path(target or f"{name}.yaml")
     if path.exists():
         raise RecipeError(f"{path} is there already; give another name.")

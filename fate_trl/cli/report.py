@@ -9,9 +9,6 @@ import typer
 from rich.markup import escape
 
 from ..errors import RecipeError
-from ..report.page import report
-from ..report.reading import Run
-from ..report.summary import summarise
 from .console import AsJson, out, print_json, visible
 
 
@@ -22,6 +19,9 @@ def report_run(
 ) -> None:
     """Write a run's report: one HTML file that needs no network and runs no script."""
     if as_json:
+        from ..report.reading import Run
+        from ..report.summary import summarise
+
         print_json(summarise(Run.open(run)))
     else:
         say_where("report", write_report(run, output))
@@ -29,6 +29,9 @@ def report_run(
 
 def write_report(run: str | Path, output: str = "") -> Path:
     """Write the page of a run directory; returns where it is."""
+    from ..report.page import report
+    from ..report.reading import Run
+
     found = Run.open(run)
     return write_page(Path(output) if output else found.path / "report.html", report(found))
 

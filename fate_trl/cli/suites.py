@@ -9,11 +9,9 @@ from typing import Annotated, Any
 import typer
 from rich import box
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from .. import plugins
-from ..recipe.loading import override
 from .console import AsJson, err, out, print_json, visible
 
 suites_app = typer.Typer(invoke_without_command=True, help="List suites, or check one, or an environment class.")
@@ -53,6 +51,8 @@ def suites_check(
     Of an environment class, tools are listed and called with arguments drawn from their schemas: what raises, hangs,
     returns no text, shares state between instances or depends on the hash seed is reported.
     """
+    from ..recipe.loading import override
+
     args: dict[str, Any] = {}
     for text in sets:
         override(args, text)
@@ -63,6 +63,8 @@ def suites_check(
 
 
 def _check_suite(name: str, args: dict[str, Any], seed: int, as_json: bool) -> None:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
     from ..suites.checking import check_suite
 
     suite = plugins.load("suite", name, args)
@@ -107,6 +109,8 @@ def _named(tasks: Sequence[str]) -> str:
 
 
 def _check_environment(reference: str, given: dict[str, Any], seed: int, seconds: float, as_json: bool) -> None:
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
     from ..suites.environment import check_reference
     from ..suites.probing import probe
 

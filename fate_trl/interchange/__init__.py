@@ -21,7 +21,6 @@ from typing import Any
 
 from ..errors import InterchangeError
 from ..ledger.layout import file_of, is_run
-from ..ledger.reading import RunReader
 from ..messages import text_of
 from ..suites.exposure import entered
 from ..types import Case, ScoreCard, Task, Trajectory
@@ -109,6 +108,8 @@ def _logs(folder: Path) -> list[Path]:
 
 def run_cases(path: str | Path, round: int | None = None) -> Iterator[tuple[int, Case]]:
     """(round, case) of what a run collected, in one of its rounds or in all; of a run that goes on, what is there."""
+    from ..ledger.reading import RunReader  # with the recipe's schema, which other tools' results do without
+
     run = RunReader(path)
     numbers = run.rounds
     if not numbers or (round is not None and round not in numbers):
