@@ -158,12 +158,13 @@ ROUNDS = {
 
 PAIRS = {"preference": {"per_device_train_batch_size": 16, "num_train_epochs": 1}}
 """As SFT in `tradeoffs` has it."""
+PAIR_RATE = {"preference.learning_rate": 3e-4}
 PAIR_RATES = tuple({"preference.learning_rate": rate} for rate in (1e-4, 3e-4, 1e-3))
 
 PREFERENCE = {
-    "preference-for-pfpo": Method("preference stage, no PFPO", {**PAIRS, "pfpo": None}, PAIR_RATES),
-    "preference-for-sft": Method("preference stage, no SFT", {**PAIRS, "sft": None}, PAIR_RATES),
-    "preference-beside": Method("preference stage between SFT and PFPO", PAIRS, PAIR_RATES),
+    "preference-for-pfpo": Method("preference stage, no PFPO", {**PAIRS, "pfpo": None}, PAIR_RATES, PAIR_RATE),
+    "preference-for-sft": Method("preference stage, no SFT", {**PAIRS, "sft": None}, PAIR_RATES, PAIR_RATE),
+    "preference-beside": Method("preference stage between SFT and PFPO", PAIRS, PAIR_RATES, PAIR_RATE),
 }
 
 
