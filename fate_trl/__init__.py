@@ -17,20 +17,24 @@ if sys.platform == "win32":  # locks, signals and limits are POSIX's
 if TYPE_CHECKING:
     from . import plugins
     from .choose import pareto
+    from .choose.pairings import pair_of, score_gap
     from .choose.repairs import attempts
     from .choose.selectors import ParetoFront
+    from .choose.turns import call_paths, call_turns, turns_of
     from .errors import FateError, RecipeError, SuiteError, ToolError
     from .hookspecs import (
         Choice,
         Component,
         Episode,
         Learner,
+        Pairing,
         ParetoSelector,
         Policy,
         RepairStrategy,
         Rows,
         Stateful,
         Suite,
+        Tried,
         Verifier,
         hookimpl,
         takes_rows,
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
         Failure,
         Kind,
         Outcome,
+        Pair,
         Repair,
         RolloutRequest,
         Score,
@@ -77,16 +82,18 @@ _NAMES = {
     "record": "dumps stable_hash",
     "messages": "Message answer_of quoted spoken text_of visible",
     "types": (
-        "KINDS OBJECTIVES PASS_AT BufferRow Case Failure Kind Outcome Repair RolloutRequest Score "
+        "KINDS OBJECTIVES PASS_AT BufferRow Case Failure Kind Outcome Pair Repair RolloutRequest Score "
         "ScoreCard Script Task ToolCall Trajectory "
     ),
     "hookspecs": (
-        "Choice Component Episode Learner ParetoSelector Policy RepairStrategy Rows Stateful Suite "
-        "Verifier hookimpl takes_rows "
+        "Choice Component Episode Learner Pairing ParetoSelector Policy RepairStrategy Rows Stateful Suite "
+        "Tried Verifier hookimpl takes_rows "
     ),
+    "choose.pairings": "pair_of score_gap",
     "choose.pareto": "pareto",
     "choose.repairs": "attempts",
     "choose.selectors": "ParetoFront",
+    "choose.turns": "call_paths call_turns turns_of",
     "ledger.layout": "file_of",
     "ledger.reading": "RunReader",
     "plugins": "nearest plugins",
@@ -124,6 +131,8 @@ __all__ = [
     "Outcome",
     "PFPOConfig",
     "PFPOTrainer",
+    "Pair",
+    "Pairing",
     "ParetoFront",
     "ParetoSelector",
     "Policy",
@@ -147,9 +156,12 @@ __all__ = [
     "ToolCall",
     "ToolError",
     "Trajectory",
+    "Tried",
     "Verifier",
     "answer_of",
     "attempts",
+    "call_paths",
+    "call_turns",
     "check_url",
     "combined",
     "dumps",
@@ -159,16 +171,19 @@ __all__ = [
     "hookimpl",
     "make_tool",
     "nearest",
+    "pair_of",
     "pareto",
     "plugins",
     "quoted",
     "reducer",
     "score_all",
+    "score_gap",
     "spoken",
     "stable_hash",
     "step_of",
     "takes_rows",
     "text_of",
+    "turns_of",
     "visible",
 ]
 

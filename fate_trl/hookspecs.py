@@ -1,6 +1,6 @@
-"""The plugin contracts: what verifiers, repair strategies, Pareto selectors, suites, pair losses and policies must do.
+"""The plugin contracts: of verifiers, repair strategies, Pareto selectors, suites, pairings, pair losses and policies.
 
-There are five kinds of component, with one optional hook each. No hook is `firstresult`: a recipe chooses by name, and
+There are six kinds of component, with one optional hook each. No hook is `firstresult`: a recipe chooses by name, and
 the order of installation never does. A plugin is a module that implements any of the hooks with `@hookimpl`, sets
 `fate_trl_api = 1`, and is announced under the entry-point group `fate_trl`. It imports nothing heavy at its top; its
 factories may.
@@ -16,7 +16,20 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import pluggy
 
 from .messages import Message
-from .types import BufferRow, Failure, Outcome, Pair, RolloutRequest, Score, Script, Task, ToolCall, Trajectory
+from .types import (
+    BufferRow,
+    Case,
+    Failure,
+    Outcome,
+    Pair,
+    Repair,
+    RolloutRequest,
+    Score,
+    Script,
+    Task,
+    ToolCall,
+    Trajectory,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,6 +78,12 @@ def fate_trl_selectors() -> list[Component]:
 @hookspec
 def fate_trl_suites() -> list[Component]:
     """Components whose factories return a `Suite`."""
+    raise NotImplementedError
+
+
+@hookspec
+def fate_trl_pairings() -> list[Component]:
+    """Components whose factories return a `Pairing`."""
     raise NotImplementedError
 
 
@@ -277,6 +296,35 @@ class Policy(Protocol):
     def rollout(self, requests: Sequence[RolloutRequest], seed: int) -> list[Trajectory]:
         """One trajectory per request, in order."""
         ...
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a round tried on its training tasks, for a pairing.
+
+    Attributes:
+        round: Its number, from 1.
+        repairs: What became of each failure: its candidates with their scores, and the chosen one.
+        collected: All that the policy tried by itself (stage "collect"), with its scores, failures included.
+        earlier: Reads the same of earlier rounds whose policy was another, the latest first, each with its round.
+    """
+
+    round: int
+    repairs: Sequence[Repair]
+    collected: Sequence[Case] = ()
+    earlier: Callable[[], Iterable[tuple[int, Case]]] = tuple
+
+
+class Pairing(Protocol):
+    """Says which trajectories of a round are learned from as pairs. It judges nothing, and changes nothing.
+
+    `pairs` returns pairs of tasks that failed in this round, made with `fate_trl.pair_of`: the chosen side is a
+    candidate of a repair. Where that returns None, two trajectories make no pair; it stands in the list, and is
+    counted. Any other thing is a PluginError. The same round gives the same pairs, so it has no state. There may be
+    `metrics()`, numbers by name about the pairs made last: they stand in the stage's record, as `pairing`.
+    """
+
+    def pairs(self, tried: Tried) -> list[Pair | None]: ...
 
 
 @dataclass(frozen=True)

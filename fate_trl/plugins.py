@@ -31,12 +31,13 @@ from .hookspecs import API_VERSION, Component
 from .record import content_hash, stable_hash
 
 GROUP = "fate_trl"
-Type = Literal["verifier", "repair", "selector", "suite", "pair loss"]
+Type = Literal["verifier", "repair", "selector", "suite", "pairing", "pair loss"]
 HOOKS: dict[Type, str] = {
     "verifier": "fate_trl_verifiers",
     "repair": "fate_trl_repairs",
     "selector": "fate_trl_selectors",
     "suite": "fate_trl_suites",
+    "pairing": "fate_trl_pairings",
     "pair loss": "fate_trl_pair_losses",
 }
 BUILTINS = "fate-trl"
@@ -48,6 +49,7 @@ _BUILTIN_MODULES = (
     "verify.rules",
     "choose.repairs",
     "choose.selectors",
+    "choose.pairings",
     "suites.workbench.suite",
     "suites.workbench.tradeoffs",
     "suites.workbench.announced",

@@ -426,7 +426,7 @@ class BufferRow(Record):
 
 @dataclass(frozen=True)
 class Pair(Record):
-    """A repair and the failure that it repairs, as two continuations of one prompt, the plain task's.
+    """A repair and something worse, the failure say, as two continuations of one prompt, the plain task's.
 
     Attributes:
         suite, task: Where it comes from.
@@ -436,7 +436,9 @@ class Pair(Record):
         chosen_mask, rejected_mask: 1 where the policy wrote the token, and the other side does not begin alike.
         score_gap: Mean over the objectives that have a value on both sides of what the repair scores more, in [-1, 1]
             (ours).
-        failure, repair: The `Trajectory.attempt` of the failure in "collect", and of the repair in "repair".
+        failure, repair: The `Trajectory.attempt` of the rejected side, and of the repair in "repair".
+        rejected_stage: The rejected side's stage, "collect" or "repair".
+        rejected_round: The round that made the rejected side; 0 for `round` itself.
     """
 
     suite: str
@@ -450,3 +452,5 @@ class Pair(Record):
     score_gap: float
     failure: int
     repair: int
+    rejected_stage: Stage = "collect"
+    rejected_round: int = 0

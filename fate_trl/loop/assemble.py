@@ -43,6 +43,7 @@ def assemble(
         held_out=made.held_out,
         repair=made.repair,
         selector=made.chooser,
+        pairing=made.pairing,
         learner=make_learner(suites, made.verifiers, made.selector),
         run=run,
         objectives=objectives,

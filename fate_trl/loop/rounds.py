@@ -7,7 +7,7 @@ records are the same as those of a run that was not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import interchange, metrics
 from ..errors import ErrorBudgetExceeded, FateError
-from ..hookspecs import ParetoSelector, Policy, RepairStrategy, Suite
+from ..hookspecs import Pairing, ParetoSelector, Policy, RepairStrategy, Suite, Tried
 from ..ledger.layout import file_of, round_dir, seed_of
 from ..process.bounded import Limits
 from ..recipe.schema import RepairSettings
@@ -47,6 +47,7 @@ class Evolution(Stages):
         suites: By the name that tasks carry.
         repair: Words the repair prompts; None where the recipe repairs nothing.
         selector: Chooses repairs.
+        pairing: Makes the pairs; None where the recipe learns from none.
         objectives: In the order of score vectors.
         observers: Are told of each round.
     """
@@ -55,6 +56,7 @@ class Evolution(Stages):
     repair: RepairStrategy | None
     selector: ParetoSelector
     objectives: Sequence[str]
+    pairing: Pairing | None = None
     observers: Sequence[Callable[..., Any]] = ()
 
     def __post_init__(self) -> None:
@@ -110,7 +112,7 @@ class Evolution(Stages):
             collected, repairs, buffer = self._repaired(round, accepted)
             if self.recipe.sft is not None and buffer:
                 self._train(round, "sft", lambda seed, scratch: self.learner.sft(buffer, seed, "sft", scratch))
-            if self.recipe.preference is not None and (pairs := self._pairs(round, repairs)):
+            if self.pairing is not None and (pairs := self._pairs(round, accepted, collected, repairs)):
                 self._train(round, "preference", lambda seed, scratch: self.learner.preference(pairs, seed, scratch))
             if self.recipe.pfpo is not None:
                 requests = self._pfpo_requests(round, collected)
@@ -278,11 +280,24 @@ class Evolution(Stages):
         records = [record for r in rounds for record in self.run.read(file_of(r, name))]
         return [BufferRow.from_dict(record) for record in records]
 
-    def _pairs(self, round: int, repairs: Sequence[Repair]) -> list[Pair]:
-        """The round's chosen repairs, each beside its failure."""
-        name = file_of(round, "pairs")
-        self._stage(round, "pairs", 0, lambda: write_pairs(self.run, name, repairs, round))
+    def _pairs(
+        self, round: int, accepted: int, collected: Sequence[Case], repairs: Sequence[Repair]
+    ) -> list[Pair]:
+        """The pairs of a round, as the recipe's pairing makes them."""
+        assert self.pairing is not None
+        pairing, name = self.pairing, file_of(round, "pairs")
+        tried = Tried(round, repairs, collected, lambda: self._earlier(accepted))
+        self._stage(round, "pairs", 0, lambda: write_pairs(self.run, name, pairing, tried))
         return [Pair.from_dict(record) for record in self.run.read(name)]
+
+    def _earlier(self, accepted: int) -> Iterator[tuple[int, Case]]:
+        """What policies before that of round `accepted` collected, the latest first.
+
+        Those of that round and before it did; what came after it was rolled back, so it had the policy of now.
+        """
+        for round in range(accepted, 0, -1):
+            for case in self._recorded(round, "rollouts", "collect"):
+                yield round, case
 
     def _pfpo_requests(self, round: int, collected: Sequence[Case]) -> list[RolloutRequest]:
         """What PFPO samples on: the round's plain tasks, its repair prompts, or both."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import plugins
-from ..hookspecs import PairLoss, ParetoSelector, RepairStrategy
+from ..hookspecs import Pairing, PairLoss, ParetoSelector, RepairStrategy
 from ..verify.loading import load as load_verifier
 from .schema import ComponentRef, Recipe
 
@@ -20,6 +20,7 @@ class Components:
         held_out: What scores them in evaluations only.
         selector: What PFPO rewards with.
         repair: The repair strategy; None where the recipe repairs nothing.
+        pairing: Which trajectories are paired; None where the recipe learns from no pairs.
         pair_loss: What the preference stage minimises; None for TRL's `loss_type`.
         chooser: What chooses repairs: an instance of its own, as one that learns must learn from one of the two.
     """
@@ -29,6 +30,7 @@ class Components:
     selector: Any
     repair: RepairStrategy | None
     chooser: ParetoSelector
+    pairing: Pairing | None = None
     pair_loss: PairLoss | None = None
 
 
@@ -42,6 +44,7 @@ def components_of(recipe: Recipe) -> Components:
         held_out=[load_verifier(reference.name, reference.args) for reference in recipe.evaluation.verifiers],
         repair=None if recipe.repair is None else _load("repair", recipe.repair.strategy),
         chooser=_load("selector", by),
+        pairing=_load("pairing", recipe.preference.pairing) if recipe.preference else None,
         pair_loss=_load("pair loss", loss) if loss else None,
     )
 
@@ -51,8 +54,8 @@ def plugins_of(recipe: Recipe) -> list[str]:
     named = [*recipe.suites, *recipe.verifiers, *recipe.evaluation.verifiers, recipe.selector]
     if recipe.repair is not None:
         named += [recipe.repair.strategy, recipe.repair.selector or recipe.selector]
-    if recipe.preference is not None and recipe.preference.loss is not None:
-        named.append(recipe.preference.loss)
+    if recipe.preference is not None:
+        named += [recipe.preference.pairing, *([recipe.preference.loss] if recipe.preference.loss else [])]
     return sorted({plugins.split_name(reference.name)[0] for reference in named})
 
 

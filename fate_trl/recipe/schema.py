@@ -226,11 +226,12 @@ class WarmStart(Training):
 
 
 class Preference(Training):
-    """DPO and its kin on pairs of a chosen repair and the failure that it repairs, on the policy's own tokens of all
-    turns. The reference is the policy as the stage finds it. Other keys: DPOConfig's, as `loss_type` and `beta`."""
+    """DPO and its kin on pairs of trajectories, a repair and its failure say, on the policy's own tokens of all turns.
+    The reference is the policy as the stage finds it. Other keys: DPOConfig's, as `loss_type` and `beta`."""
 
-    pairing: Literal["chosen-failure"] = "chosen-failure"
-    """Which trajectories are paired: each chosen repair with its failure, both under the plain task's prompt."""
+    pairing: Ref = ComponentRef(name="chosen-failure")
+    """The pairing, which says what is paired: each chosen repair with its failure, both under the plain task's prompt,
+    or as a plugin's pairing has it."""
     loss: Ref | None = None
     """A plugin's pair loss, in the place of TRL's `loss_type`."""
 

@@ -19,10 +19,10 @@ from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 from trl import DPOConfig, DPOTrainer
 
+from ..choose.turns import turns_of
 from ..errors import PluginError
 from ..hookspecs import PairBatch, PairLoss, PairSide
 from ..types import Pair
-from .facts import turns_of
 
 SETTINGS = {"max_length": None, "remove_unused_columns": False}
 """What differs from DPOConfig's defaults: nothing is cut off, as in SFT, and all columns reach the collator."""
