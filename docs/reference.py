@@ -129,6 +129,8 @@ _WHAT = {
     "verifier": "Verifiers judge trajectories; in a recipe under `verifiers`.",
     "repair": "Repair strategies word the prompts that repair failures; under `repair.strategy`.",
     "selector": "Pareto selectors choose among candidates and reward groups; under `selector`.",
+    "pairing": "Pairings say which trajectories are learned from as pairs; under `preference.pairing`.",
+    "pair loss": "Pair losses are what the preference stage minimises; under `preference.loss`.",
     "suite": "Suites bring tasks and the environments behind them; under `suites`.",
 }
 
@@ -150,7 +152,8 @@ def arguments(factory: Callable[..., Any]) -> list[tuple[str, str, str]]:
 def components_page() -> str:
     parts = ["# Components", "What a recipe can name. `fate-trl plugins` lists what is installed where you are."]
     for type, what in _WHAT.items():
-        parts += [f"## {type.capitalize()}s" if type != "repair" else "## Repair strategies", what]
+        head = {"repair": "Repair strategies", "pair loss": "Pair losses"}.get(type, f"{type.capitalize()}s")
+        parts += [f"## {head}", what]
         for plugin in (plugins.BUILTINS, *plugins.installed()):
             for name, component in plugins.components(plugin, type).items():
                 full = name if plugin == plugins.BUILTINS else f"{plugin}/{name}"

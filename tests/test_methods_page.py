@@ -24,6 +24,7 @@ ROWS = methods_page.rows()
 def test_every_component_of_the_plugin_has_a_row():
     own = {f"advantages/{name}" for name in plugins.components("advantages", "selector")}
     own |= {f"methods/{name}" for name in plugins.components("methods", "verifier")}
+    own |= {f"preferences/{name}" for name in plugins.components("preferences", "pairing")}
     listed = [row.component for row in ROWS]
     assert own <= set(listed)
     assert len(listed) == len(set(listed))

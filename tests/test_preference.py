@@ -19,7 +19,9 @@ from test_stages import folder, learner  # noqa: F401 (a fixture)
 from trl import DPOConfig, DPOTrainer
 
 from fate_trl import plugins
+from fate_trl.choose.pairings import ChosenFailure, pair_of
 from fate_trl.errors import FateError, PluginError, RecipeError
+from fate_trl.hookspecs import Tried
 from fate_trl.ledger import fsck
 from fate_trl.ledger.reading import RunReader
 from fate_trl.ledger.writing import RunDirectory
@@ -366,8 +368,12 @@ def repair(chosen=REPAIRED, failed=FAILED, index=0):
     return Repair(failure, (chosen,), (card(security=1.0, utility=1.0, over_refusal=None),), chosen=index)
 
 
+def paired(repairs, round, by=None):
+    return pairs_of(by or ChosenFailure(), Tried(round, repairs))
+
+
 def test_a_repair_and_its_failure_stand_under_the_plain_prompt():
-    (made,), counts = pairs_of([repair(), repair(index=None)], 3)
+    (made,), counts = paired([repair(), repair(index=None)], 3)
     assert counts == {"pairs": 1}
     assert made == Pair("till", "t", 3, (3, 4), (10, 11), (1, 1), (5, 6, 7, 8), (1, 0, 1, 1), 0.5, 0, 2)
     assert Pair.from_dict(made.to_dict()) == made
@@ -375,7 +381,7 @@ def test_a_repair_and_its_failure_stand_under_the_plain_prompt():
 
 def test_turns_that_both_sides_begin_with_get_no_loss():
     went_on = dataclasses.replace(AGAIN, prompt_ids=(3, 4, 5, 6))
-    ((made,), _) = pairs_of([repair(went_on)], 1)
+    ((made,), _) = paired([repair(went_on)], 1)
     assert (made.prompt_ids, made.chosen_ids, made.chosen_mask) == ((3, 4), (5, 6, 10, 11), (0, 0, 1, 1))
     assert (made.rejected_ids, made.rejected_mask) == ((5, 6, 7, 8), (0, 0, 1, 1))
 
@@ -392,7 +398,58 @@ def test_turns_that_both_sides_begin_with_get_no_loss():
     ids=["recorded failure", "recorded repair", "another beginning", "another prompt", "no own token"],
 )
 def test_what_cannot_be_paired_is_counted(wrong):
-    assert pairs_of([wrong], 1) == ([], {"pairs": 0, "pairs_left_out": 1})
+    assert paired([wrong], 1) == ([], {"pairs": 0, "pairs_left_out": 1})
+
+
+class Given:
+    """A pairing that returns what it was given."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def pairs(self, tried):
+        return self.answer
+
+    def metrics(self):
+        return {"asked": 1}
+
+
+FITS = pair_of((REPAIRED, card(utility=1.0)), (FAILED, card(utility=0.0)), FAILED, 1)
+
+
+def test_a_pairing_is_asked_and_its_own_numbers_stand_in_the_record():
+    made, counts = paired([repair()], 1, Given([FITS, None, FITS]))
+    assert made == [FITS, FITS]
+    assert counts == {"pairs": 2, "pairs_left_out": 1, "pairing": {"asked": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ((FITS,), "returned"),
+        ([{"suite": "till"}], "it returns a list of Pair"),
+        ([dataclasses.replace(FITS, round=2)], "is of another round"),
+        ([dataclasses.replace(FITS, task="secret")], "or of a task without a failure in it"),
+        ([dataclasses.replace(FITS, chosen_mask=(1,))], "a mask of another length"),
+        ([dataclasses.replace(FITS, prompt_ids=())], "has no prompt"),
+        ([dataclasses.replace(FITS, rejected_mask=(0, 0, 0, 0))], "has a side without loss"),
+    ],
+    ids=["no list", "no pair", "another round", "another task", "short mask", "no prompt", "no loss"],
+)
+def test_a_pairing_that_returns_what_cannot_be_trained_on_is_named(answer, said):
+    with pytest.raises(PluginError, match=f"the pairing Given.*{said}"):
+        paired([repair()], 1, Given(answer))
+
+
+def test_either_side_may_be_another_candidate_and_the_pair_says_which():
+    other = dataclasses.replace(REPAIRED, attempt=1, completion_ids=(12, 13, 14), policy_mask=(1, 1, 1))
+    made = pair_of((REPAIRED, card(utility=1.0)), (other, card(utility=0.5)), FAILED, 2)
+    assert (made.prompt_ids, made.chosen_ids, made.rejected_ids) == ((3, 4), (10, 11), (12, 13, 14))
+    assert (made.rejected_stage, made.rejected_round, made.failure, made.repair) == ("repair", 0, 1, 2)
+    both = (dataclasses.replace(AGAIN, prompt_ids=(3, 4, 5, 6), attempt=n, completion_ids=(9, n)) for n in (1, 2))
+    made = pair_of(*((side, card(utility=1.0)) for side in both), FAILED, 2)
+    assert (made.chosen_ids, made.rejected_ids) == ((5, 6, 9, 1), (5, 6, 9, 2))
+    assert made.chosen_mask == made.rejected_mask == (0, 0, 1, 1), "turns that both were given"
 
 
 # ------------------------------------------------------------------------------------------------ rounds
@@ -510,7 +567,7 @@ def test_a_damaged_pair_is_made_again(tmp_path):
         ({"beta": 0}, "preference.beta is 0; it is above 0"),
         ({"learning_rate": 0}, "preference.learning_rate is 0; it is above 0"),
         ({"bata": 0.1}, "unknown recipe key 'preference.bata'; did you mean 'beta'"),
-        ({"pairing": "all"}, "pairing"),
+        ({"pairing": {"name": "chosen-failure", "args": {"margin": 1}}}, "does not take 'margin'"),
         ({"sync_ref_model": True}, "the reference is the policy as the stage finds it"),
         ({"precompute_ref_log_probs": True}, "the reference is the policy as the stage finds it"),
         ({"padding_free": True}, "neither padding_free"),
@@ -525,13 +582,30 @@ def test_a_recipe_is_told_before_a_model_loads(keys, said):
 PAGE = Path(__file__).parent.parent / "docs/method.md"
 
 
+def written(folder, name):
+    """A file of the documentation, as it stands there."""
+    (text,) = re.findall(rf'```python title="{name}"\n(.*?)```', PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
 @pytest.fixture
 def documented(tmp_path):
     """The pair loss of the documentation, in a file of its own."""
-    (text,) = re.findall(r'```python title="sure.py"\n(.*?)```', PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    path = tmp_path / "sure.py"
-    path.write_text(text)
-    return path
+    return written(tmp_path, "sure.py")
+
+
+def test_the_pairing_of_the_documentation_pairs_the_shortest_candidate_that_resolves(tmp_path):
+    path = written(tmp_path, "brief.py")
+    evolution = run_in(tmp_path / "run", preference={"pairing": {"name": str(path), "args": {"calls": 3}}})
+    pairs = evolution.learner.seen
+    assert pairs
+    cases = RunReader.open(tmp_path / "run").cases("rounds/01/repairs.jsonl", "repair")
+    resolved = {(t.task.id, t.attempt): len(t.calls) for t, card in cases if card.resolved}
+    for pair in pairs:
+        others = [calls for (task, _), calls in resolved.items() if task == pair.task]
+        assert resolved[pair.task, pair.repair] == min(others) <= 3
 
 
 def test_the_pair_loss_of_the_documentation_trains(folder, documented):  # noqa: F811
@@ -566,6 +640,8 @@ def test_a_pair_loss_is_checked_with_the_recipe(documented):
         recipe(loss={"name": str(documented), "args": {"powr": 1}})
     with pytest.raises(PluginError, match="no pair loss 'nowhere'"):
         recipe(loss="nowhere")
+    with pytest.raises(PluginError, match=r"no pairing 'all'. There are: chosen-failure"):
+        recipe(pairing="all")
 
 
 def test_without_repairs_there_are_no_pairs():

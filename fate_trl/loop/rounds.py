@@ -280,9 +280,7 @@ class Evolution(Stages):
         records = [record for r in rounds for record in self.run.read(file_of(r, name))]
         return [BufferRow.from_dict(record) for record in records]
 
-    def _pairs(
-        self, round: int, accepted: int, collected: Sequence[Case], repairs: Sequence[Repair]
-    ) -> list[Pair]:
+    def _pairs(self, round: int, accepted: int, collected: Sequence[Case], repairs: Sequence[Repair]) -> list[Pair]:
         """The pairs of a round, as the recipe's pairing makes them."""
         assert self.pairing is not None
         pairing, name = self.pairing, file_of(round, "pairs")

@@ -13,10 +13,23 @@ from typing import Any
 import numpy as np
 
 from .. import plugins
-from ..hookspecs import Rows, Suite
-from ..record import stable_hash
+from ..hookspecs import Rows, Suite, Tried
+from ..record import dumps, stable_hash
 from ..suites.scripted import ROLES, Role, perform, script_for
-from ..types import KINDS, OBJECTIVES, Failure, Outcome, RolloutRequest, Score, ScoreCard, Script, Task, Trajectory
+from ..types import (
+    KINDS,
+    OBJECTIVES,
+    Failure,
+    Outcome,
+    Repair,
+    RolloutRequest,
+    Score,
+    ScoreCard,
+    Script,
+    Stage,
+    Task,
+    Trajectory,
+)
 from ..verify.scoring import score_all
 
 ANSWERS = (
@@ -128,6 +141,48 @@ def failures(suites: Sequence[Suite] = ()) -> list[Failure]:
     quoting = ScoreCard({"security": Score(0.0, reason=HOSTILE[0], feedback=HOSTILE[1])})
     silent = ScoreCard({"utility": Score(0.0)})
     return [*found, *again, Failure(found[0].trajectory, quoting), Failure(found[-1].trajectory, silent)]
+
+
+# ------------------------------------------------------------------------------------------------ a round
+
+
+def with_tokens(trajectory: Trajectory, stage: Stage, attempt: int = 0) -> Trajectory:
+    """The trajectory as a model would have sampled it: some tokens per message, with those of tools under mask 0."""
+    ids: list[int] = []
+    mask: list[int] = []
+    for message in trajectory.messages:
+        said = dumps(message)
+        new = [stable_hash(said, place) % 1000 for place in range(2 + len(said) % 3)]
+        ids += new
+        mask += [int(message.get("role") == "assistant")] * (len(new) - 1) + [0]  # the template ends a turn
+    prompt = tuple(stable_hash(dumps(message)) % 1000 for message in trajectory.prompt)
+    made: dict[str, Any] = {"prompt_ids": prompt, "completion_ids": tuple(ids), "policy_mask": tuple(mask)}
+    return replace(trajectory, stage=stage, attempt=attempt, **made)
+
+
+@cache
+def tried() -> Tried:
+    """A round on workbench tasks: what one role did is a failure, what others did are its candidates."""
+    suite = plugins.load("suite", "workbench", {"train": 24, "validation": 0, "test": 0})
+    judges = [plugins.load("verifier", name) for name in OBJECTIVES]
+    repairs, collected = [], []
+    for task in suite.tasks("train", 0):
+        played = [t for role in ("obey", "oracle", "do-nothing") for t in play(suite, [task], (role,))]
+        tries = [with_tokens(t, "repair" if n else "collect", n) for n, t in enumerate(played)]
+        first, *others = zip(tries, score_all(judges, tries), strict=True)
+        collected.append(first)
+        if first[1].failed and others:
+            chosen = next((i for i, (_, card) in enumerate(others) if card.resolved), None)
+            accepted = () if chosen is None else (chosen,)
+            candidates, cards = zip(*others, strict=True)
+            repairs.append(Repair(Failure(*first), candidates, cards, accepted, accepted, chosen, "only"))
+    return Tried(2, repairs, collected, lambda: [(1, case) for case in collected])
+
+
+def trajectories_of(tried: Tried) -> list[Trajectory]:
+    """All trajectories of a round."""
+    candidates = [candidate for repair in tried.repairs for candidate in repair.candidates]
+    return [*candidates, *(trajectory for trajectory, _ in tried.collected)]
 
 
 # ------------------------------------------------------------------------------------------------ score matrices

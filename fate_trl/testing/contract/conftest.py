@@ -54,6 +54,11 @@ def selector(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture(scope="module")
+def pairing(request: pytest.FixtureRequest) -> Any:
+    return make(request.config, "pairing", request.param)
+
+
+@pytest.fixture(scope="module")
 def suite(request: pytest.FixtureRequest) -> Any:
     return make(request.config, "suite", request.param)
 

@@ -219,4 +219,30 @@ RIVALS = (
         "2606.07705",
     ),
 )
-ROWS = (*ADVANTAGES, *VERIFIERS, *CHOOSING, *RIVALS)
+PAIRINGS = (
+    Row(
+        "preferences/margin-filter",
+        "pairing",
+        "Direct Nash Optimization: Teaching Language Models to Self-Improve with General Preferences",
+        "only pairs over the margin, and all of them; the reference is the last round's policy",
+    ),
+    Row(
+        "preferences/step-pairs",
+        "pairing",
+        "Step-level Value Preference Optimization for Mathematical Reasoning",
+        "a shared prefix gets no loss and no gradient; the pair starts at the first call that differs",
+    ),
+    Row(
+        "preferences/cross-verified",
+        "pairing",
+        "CodeDPO: Aligning Code Models with Self Generated and Verified Source Code",
+        "planted good repairs and checks are on top within ten iterations",
+    ),
+    Row(
+        "preferences/earlier-policy",
+        "pairing",
+        "Self-Play Fine-Tuning Converts Weak Language Models to Strong Language Models",
+        "the worse side is the latest earlier policy's try of the same task, in a run of two rounds",
+    ),
+)
+ROWS = (*ADVANTAGES, *VERIFIERS, *CHOOSING, *RIVALS, *PAIRINGS)

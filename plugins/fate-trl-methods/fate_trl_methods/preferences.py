@@ -1,4 +1,4 @@
-"""The family `preferences`: losses on pairs of a chosen repair and its failure, for a recipe's `preference.loss`.
+"""The family `preferences`: pairings, for a recipe's `preference.pairing`, and losses on pairs, for `preference.loss`.
 
 Below, m is beta times the chosen side's log-ratio to the reference, less the rejected side's.
 """
@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from fate_trl import Component, hookimpl
+
+from .pairings import CrossVerified, EarlierPolicy, MarginFilter, StepPairs
 
 fate_trl_api = 1
 
@@ -95,6 +97,16 @@ def _divergence(of_B: Any, from_B: Any) -> Any:
 
     heads_B = of_B.sigmoid() * (logsigmoid(of_B) - logsigmoid(from_B))
     return heads_B + (-of_B).sigmoid() * (logsigmoid(-of_B) - logsigmoid(-from_B))
+
+
+@hookimpl
+def fate_trl_pairings() -> list[Component]:
+    return [
+        Component("margin-filter", MarginFilter, "DNO: only pairs whose score gap is above a margin"),
+        Component("step-pairs", StepPairs, "SVPO: from the first call on in which the sides differ"),
+        Component("cross-verified", CrossVerified, "CodeDPO: the best beside the worst as candidates and checks rank"),
+        Component("earlier-policy", EarlierPolicy, "the chosen repair beside what an earlier policy did"),
+    ]
 
 
 @hookimpl
