@@ -582,10 +582,10 @@ def test_a_recipe_is_told_before_a_model_loads(keys, said):
 PAGE = Path(__file__).parent.parent / "docs/method.md"
 
 
-def written(folder, name):
+def written(where, name):
     """A file of the documentation, as it stands there."""
     (text,) = re.findall(rf'```python title="{name}"\n(.*?)```', PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    path = folder / name
+    path = where / name
     path.write_text(text)
     return path
 
