@@ -56,7 +56,7 @@ from fate_trl.recipe.loading import find_recipe, make_recipe, override, read_val
 from fate_trl.recipe.schema import Recipe
 from fate_trl.record import stable_hash
 from fate_trl.suites.scripted import ROLES
-from fate_trl.types import KINDS, Case, ScoreCard
+from fate_trl.types import KINDS, Case, ScoreCard, Trajectory
 
 ROUNDS = 60
 """More than any budget pays for."""
@@ -246,16 +246,18 @@ def last_policy(directory: RunDirectory) -> Path | None:
 
 def ends(directory: RunDirectory) -> list[Json]:
     """What that policy scores on each test task, so that any metric can be computed later on."""
-    judged = directory.cases(f"{round_dir(last_accepted(directory))}/rollouts.jsonl", "eval-test")
-    return [
-        {
-            "task": trajectory.task.id,
-            "kind": trajectory.task.kind,
-            "tags": list(trajectory.task.tags),
-            "scores": {name: score.value for name, score in {**card.scores, **card.held_out}.items()},
-        }
-        for trajectory, card in judged
-    ]
+    last = f"{round_dir(last_accepted(directory))}/rollouts.jsonl"
+    return [case_of(*case) for case in directory.cases(last, "eval-test")]
+
+
+def case_of(trajectory: Trajectory, card: ScoreCard) -> Json:
+    """A case as results keep it."""
+    return {
+        "task": trajectory.task.id,
+        "kind": trajectory.task.kind,
+        "tags": list(trajectory.task.tags),
+        "scores": {name: score.value for name, score in {**card.scores, **card.held_out}.items()},
+    }
 
 
 def scripted(directory: RunDirectory) -> Json:
