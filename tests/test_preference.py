@@ -35,7 +35,9 @@ from fate_trl.report.reading import Run
 from fate_trl.report.summary import summarise
 from fate_trl.suites.scripted import ScriptedLearner
 from fate_trl.train import learner as torch_learner
+from fate_trl.train import prefix_support
 from fate_trl.train.preference import SETTINGS, PairCollator, PairTrainer, dropout_kept, rows_of, summary_of
+from fate_trl.train.prefix_sharing import share_training
 from fate_trl.types import Failure, Pair, Repair, Score, ScoreCard, Task, Trajectory
 
 torch.set_num_threads(1)
@@ -229,6 +231,86 @@ def test_a_length_limit_keeps_the_start_and_leaves_out_what_has_no_own_token_the
     batch = PairCollator(0, 4, 3)(rows_of(PAIRS, 4))
     assert batch["input_ids"].shape == (8, 6)
     assert batch["attention_mask"].sum(dim=1).max() == 4
+
+
+# ------------------------------------------------------------------------------------------------ shared prompts
+
+
+LONG = [
+    pair(tuple(range(3, 33)), (22, 23, 1), (24, 25, 26, 1)),
+    pair(tuple(range(3, 33)), (22, 23, 30, 1), (22, 23, 31, 41, 1), (0, 0, 1, 1), (0, 0, 1, 0, 1)),
+    pair(tuple(range(5, 20)), (28, 29, 30, 1), (31, 32, 1), (1, 0, 1, 1), (1, 0, 1)),
+]
+"""Long prompts, one of them of two pairs, and sides that begin alike."""
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"loss_type": ["ipo", "sft"], "loss_weights": [1.0, 0.5]},
+        {"use_weighting": True},
+        {"ld_alpha": 0.5},
+        {"pair_loss": Dpo()},
+    ],
+    ids=["sigmoid", "ipo and sft", "weighted", "by length", "a plugin's"],
+)
+@pytest.mark.parametrize("adapter", [False, True], ids=["all weights", "adapter"])
+def test_shared_prompts_have_the_same_loss_gradients_and_metrics(tmp_path, adapter, keys, monkeypatch):
+    found = []
+    widths = []
+    for shares in (False, True):
+        torch.manual_seed(1)
+        model = tiny.make_model(tiny.make_tokenizer())
+        if adapter:
+            model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+        made = trainer_of(LONG, tmp_path, model, **keys)
+        torch.manual_seed(5)
+        with torch.no_grad():
+            for name, parameter in made.model.named_parameters():
+                if not adapter or ".default." in name:
+                    parameter.add_(torch.randn_like(parameter) * 0.05)
+        if shares:
+            share_training(made, made.head_fields)
+        embedded = made.model.get_input_embeddings()
+        hook = embedded.register_forward_hook(lambda _, given, __: widths.append(given[0].numel()))
+        loss = loss_of(made)
+        hook.remove()
+        loss.backward()
+        gradients = {n: p.grad for n, p in made.model.named_parameters() if p.grad is not None}
+        metrics = {name: values[-1] for name, values in made._metrics["train"].items()}
+        found.append((loss.detach(), gradients, metrics))
+    (loss, gradients, metrics), (ours, same, told) = found
+    assert ours == pytest.approx(loss.item(), abs=1e-5)
+    assert gradients.keys() == same.keys()
+    assert all(torch.allclose(same[name], gradients[name], atol=1e-5) for name in gradients)
+    assert told == pytest.approx(metrics, abs=1e-4)
+    assert widths[-1] < widths[0] / 2, "prompts are read once"
+
+
+def sharing(made):
+    made.recipe.share_prefixes = True
+    return made
+
+
+def test_a_model_that_cannot_share_learns_trls_way_and_says_so_once(folder, caplog, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(prefix_support, "of_trainer", lambda trainer: "its layers look back three tokens")
+    monkeypatch.setattr(prefix_support, "_said", set())
+    made = sharing(learner(folder, preference=KEYS))
+    first, _ = made.preference(LONG, 3), made.preference(LONG, 4)
+    assert caplog.text.count("Training runs as TRL does it, prefixes are not shared: its layers look back") == 1
+    plain = learner(folder, preference=KEYS).preference(LONG, 3)
+    assert losses(first) == losses(plain), "to the bit"
+
+
+@pytest.mark.parametrize("model", [{}, LORA], ids=["all weights", "adapter"])
+def test_a_stage_with_shared_prompts_learns_the_same(folder, model):  # noqa: F811
+    keys = {**KEYS, "learning_rate": 1e-3}
+    plain = learner(folder, model=model, preference=keys).preference(LONG, 3)
+    shares = sharing(learner(folder, model=model, preference=keys)).preference(LONG, 3)
+    assert losses(shares) == pytest.approx(losses(plain), abs=1e-4)
+    assert shares["margin"] == pytest.approx(plain["margin"], abs=1e-3)
+    assert losses(shares) != losses(plain), "sums in another order: it was not TRL's way"
 
 
 # ------------------------------------------------------------------------------------------------ the stage

@@ -327,6 +327,8 @@ class TrlLearner:
         with preference.dropout_kept(self.model):
             told_to = [_Steps(self.reporter)]
             trainer = preference.PairTrainer(self.model, args, rows, self.tokenizer, told_to, self.pair_loss)
+            if self.recipe.share_prefixes:
+                share_training(trainer, trainer.head_fields)
             summary = self._run(trainer, scratch, lambda: True, "save_steps" not in settings)
         told = preference.summary_of(rows, summary["log"])
         if told.get("accuracy", 1) < 0.5:

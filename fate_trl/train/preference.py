@@ -124,6 +124,11 @@ class PairTrainer(DPOTrainer):
         chosen, rejected = (PairSide(*side) for side in sides)
         return trls + _scalar(self.pair_loss(PairBatch(chosen, rejected, score_gap_B, self.beta)), self.pair_loss)
 
+    @property
+    def head_fields(self) -> tuple[str, ...]:
+        """What it asks TRL's head for beside log-probabilities, for its metrics and for WPO's weights."""
+        return ("mean_logits", *(("log_sum_sq_probs",) if self.use_weighting else ()))
+
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         """The rows are tokens already."""
         return dataset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,14 +14,19 @@ from .prefix_rollouts import Rollouts, Row, Spent
 from .prefix_updates import share_updates
 
 
-def share_training(trainer: Any) -> None:
-    """Let a trainer of TRL's on given rows compute what a batch's rows have in common once, if its model can."""
+def share_training(trainer: Any, more: Sequence[str] = ()) -> None:
+    """Let a trainer of TRL's on given rows compute what a batch's rows have in common once, if its model can.
+
+    Its reference model does so too, where it has one. `more` is what the trainer asks TRL's head for; see
+    `share_updates`.
+    """
     reason = prefix_support.of_trainer(trainer)
     if reason:
         prefix_support.say("Training runs", reason)
         return
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    share_updates(model.get_base_model() if hasattr(model, "peft_config") else model)
+    for each in filter(None, (trainer.model, getattr(trainer, "ref_model", None))):
+        model = trainer.accelerator.unwrap_model(each)
+        share_updates(model.get_base_model() if hasattr(model, "peft_config") else model, more=more)
 
 
 class Sharing:

@@ -27,6 +27,9 @@ BUDGET = 4096
 CHUNK = 256
 """Positions whose distribution over the vocabulary is held at a time (ours)."""
 
+FIELDS = ("log_probs", "entropy", "is_top1")
+"""What a trainer is told of each label, by the names that TRL's head has for it; some ask for more."""
+
 
 @dataclass
 class Pack:
@@ -136,7 +139,12 @@ def batches_of(packs: Sequence[Pack], budget: int) -> list[list[Pack]]:
 
 
 def share_updates(
-    model: Any, *, temperature: float = 1.0, budget: int = BUDGET, entropy_gradient: bool = False
+    model: Any,
+    *,
+    temperature: float = 1.0,
+    budget: int = BUDGET,
+    entropy_gradient: bool = False,
+    more: Sequence[str] = (),
 ) -> None:
     """Let a model that has TRL's fused head compute what its rows have in common once.
 
@@ -150,9 +158,11 @@ def share_updates(
         temperature: What that head divides logits by.
         budget: Tokens of one call of the model.
         entropy_gradient: Whether entropies are differentiated.
+        more: What its trainer asks that head for beside `FIELDS`: "mean_logits", "log_sum_sq_probs".
     """
     theirs = model.forward
-    own_head = _head(temperature, entropy_gradient)
+    fields = (*FIELDS, *more)
+    own_head, fused = _head(temperature, entropy_gradient, more), functools.partial(_fused, fields)
 
     @functools.wraps(type(model).forward)
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, **given: Any) -> Any:
@@ -166,16 +176,12 @@ def share_updates(
             return theirs(fused_lm_head=True, **given)
         hidden = self.config.get_text_config().hidden_size
         batches = batches_of(packs_of(rows, wanted, hidden, budget), budget)
-        head = own_head if ids.device.type == "cpu" else _fused
-        log_probs, entropy, top = _placed(batches, columns, tuple(labels[:, 1:].shape), theirs, head, self, budget)
+        head = own_head if ids.device.type == "cpu" else fused
+        values = _placed(batches, columns, tuple(labels[:, 1:].shape), theirs, head, self, budget)
+        told = dict(zip(fields, values, strict=True))
+        told["is_top1"] = told["is_top1"].detach() > 0
         kept = labels[:, 1:] != -100
-        return FusedCausalLMOutput(
-            loss=-log_probs.sum() / kept.sum(),
-            log_probs=log_probs,
-            entropy=entropy,
-            is_top1=top.detach() > 0,
-            label_mask=kept,
-        )
+        return FusedCausalLMOutput(loss=-told["log_probs"].sum() / kept.sum(), label_mask=kept, **told)
 
     model.forward = types.MethodType(forward, model)
 
@@ -204,7 +210,7 @@ def _placed(
     model: Any,
     budget: int,
 ) -> torch.Tensor:
-    """(3, rows, columns): log-probabilities, entropies and whether a label is the most likely token; 0 elsewhere."""
+    """(fields, rows, columns): log-probabilities and what else the head tells of labels; 0 elsewhere."""
     total = sum(len(batch) * len(batch[0]) for batch in batches)
     recompute = len(batches) > 1 and total > budget and torch.is_grad_enabled()
     values, index, source, offset = [], [], [], 0
@@ -222,9 +228,9 @@ def _placed(
                 source += [place_of[shift + place] for place in places.tolist()]
         offset += len(at)
     device = values[0].device
-    all_3_N = torch.cat(values, dim=1)[:, torch.tensor(source, device=device)]
-    empty = all_3_N.new_zeros((3, shape[0] * shape[1]))
-    return empty.index_copy(1, torch.tensor(index, device=device), all_3_N).view(3, *shape)
+    all_F_N = torch.cat(values, dim=1)[:, torch.tensor(source, device=device)]
+    empty = all_F_N.new_zeros((len(all_F_N), shape[0] * shape[1]))
+    return empty.index_copy(1, torch.tensor(index, device=device), all_F_N).view(-1, *shape)
 
 
 def _inputs(batch: Sequence[Pack], model: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -246,17 +252,19 @@ def _inputs(batch: Sequence[Pack], model: Any) -> tuple[dict[str, torch.Tensor],
     return inputs, torch.from_numpy(np.flatnonzero(labels.reshape(-1) != -100)).to(device)
 
 
-def _fused(forward: Callable[..., Any], inputs: dict[str, torch.Tensor], at: torch.Tensor) -> torch.Tensor:
-    """(3, labels) by TRL's head, which holds no logits and scores labels only where Triton is."""
+def _fused(
+    fields: Sequence[str], forward: Callable[..., Any], inputs: dict[str, torch.Tensor], at: torch.Tensor
+) -> torch.Tensor:
+    """(fields, labels) by TRL's head, which holds no logits and scores labels only where Triton is."""
     out = forward(**inputs, fused_lm_head=True)
     log_probs = out.log_probs.reshape(-1)[at]
-    given = [out.entropy, out.is_top1]
+    given = [getattr(out, field) for field in fields[1:]]
     more = [torch.zeros_like(log_probs) if t is None else t.reshape(-1)[at].to(log_probs.dtype) for t in given]
     return torch.stack([log_probs, *more])
 
 
-def _head(temperature: float, entropy_gradient: bool) -> Callable[..., torch.Tensor]:
-    """(3, labels) from the model's own logits, at the places with labels only, a chunk's distribution at a time.
+def _head(temperature: float, entropy_gradient: bool, more: Sequence[str] = ()) -> Callable[..., torch.Tensor]:
+    """(fields, labels) from the model's own logits, at the places with labels only, a chunk's distribution at a time.
 
     Without Triton, TRL's head scores every place, of the prompt too.
     """
@@ -267,7 +275,12 @@ def _head(temperature: float, entropy_gradient: bool) -> Callable[..., torch.Ten
         log_probs_N = all_N_V.gather(1, labels_N[:, None])[:, 0]
         with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
             entropy_N = -(all_N_V.exp() * all_N_V).sum(dim=1)
-        return torch.stack([log_probs_N, entropy_N, (scores_N_V.argmax(dim=1) == labels_N).float()])
+        told = [log_probs_N, entropy_N, (scores_N_V.argmax(dim=1) == labels_N).float()]
+        if "mean_logits" in more:
+            told.append(scores_N_V.detach().mean(dim=1))
+        if "log_sum_sq_probs" in more:
+            told.append((2 * all_N_V.detach()).logsumexp(dim=1))
+        return torch.stack(told)
 
     def run(forward: Callable[..., Any], inputs: dict[str, torch.Tensor], at: torch.Tensor) -> torch.Tensor:
         labels = inputs["shift_labels"]
