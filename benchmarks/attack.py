@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 
 from benchmarks.attack_wordings import STYLES, Target, target_of
-from benchmarks.learning import REFERENCE, Json, chosen, numbers, source_hash, untuned
+from benchmarks.learning import REFERENCE, Json, chosen, numbers, source_hash, untuned, versions
 from benchmarks.learning_page import cell, grid, interval
 from benchmarks.policies import Kept, Player, kept_policies, opened
 from fate_trl.metrics.intervals import wilson
@@ -319,7 +319,7 @@ def main() -> None:
     by_method = told(results)
     about = {
         "command": "python benchmarks/attack.py " + " ".join(sys.argv[1:]),
-        "hardware": f"{os.cpu_count()} CPU cores, one process of one thread",
+        "hardware": f"{os.cpu_count()} CPU cores, one process of one thread; {versions()}",
         "recipe": given.recipe,
         "seeds": ", ".join(map(str, sorted({r["seed"] for r in results}))),
         "source": source_hash(),

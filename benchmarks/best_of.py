@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 
 from benchmarks.attack import asked, quiet
-from benchmarks.learning import Json, case_of, measured, source_hash
+from benchmarks.learning import Json, case_of, measured, source_hash, versions
 from benchmarks.learning_page import COLUMNS, VOLUME, cell, grid, interval, volume
 from benchmarks.policies import Player, kept_policies, opened
 from fate_trl.loop.counts import tokens
@@ -100,7 +100,7 @@ def main() -> None:
     }
     about = {
         "command": "python benchmarks/best_of.py " + " ".join(sys.argv[1:]),
-        "hardware": f"{os.cpu_count()} CPU cores, one process of one thread",
+        "hardware": f"{os.cpu_count()} CPU cores, one process of one thread; {versions()}",
         "recipe": given.recipe,
         "seeds": ", ".join(map(str, sorted(found))),
         "source": source_hash(),

@@ -30,6 +30,7 @@ import json
 import math
 import multiprocessing
 import os
+import platform
 import shutil
 import signal
 import sys
@@ -38,6 +39,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +172,7 @@ def worker(job: Job) -> Json:
 def run(job: Job, build: Callable[[Recipe, RunDirectory], Evolution]) -> Json:
     """Run a job, or go on with it; its records are removed once the result is kept."""
     metrics.rows = lambda *_, **__: []  # type: ignore[assignment]  # intervals over cases are not asked for
-    started = time.perf_counter()
+    started, spent = time.perf_counter(), time.process_time()
     recipe = make_recipe(job.recipe)
     directory = RunDirectory(job.folder / "run")
     with directory.lock():
@@ -186,6 +188,7 @@ def run(job: Job, build: Callable[[Recipe, RunDirectory], Evolution]) -> Json:
         "concerns": concerns(directory),
         "cases": ends(directory),
         "wall": time.perf_counter() - started,
+        "cpu": time.process_time() - spent,
     }
     if policy := last_policy(directory):
         shutil.copytree(policy, job.folder / "policy", dirs_exist_ok=True)
@@ -407,6 +410,12 @@ def numbers(text: str) -> list[int]:
     return out
 
 
+def versions() -> str:
+    """Of what the figures depend on."""
+    named = ("fate-trl", "torch", "transformers", "trl")
+    return ", ".join([f"Python {platform.python_version()}", *(f"{n} {metadata.version(n)}" for n in named)])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="tradeoffs", help="full FATE")
@@ -447,6 +456,7 @@ def main() -> None:
         "command": "python benchmarks/learning.py " + " ".join(sys.argv[1:]),
         "recipe": given.recipe,
         "hardware": f"{os.cpu_count()} CPU cores, {given.jobs} processes of one thread",
+        "versions": versions(),
         "seeds": ", ".join(map(str, seeds)),
         "source": source_hash(),
         "same": sorted(same),

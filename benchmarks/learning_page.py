@@ -136,6 +136,7 @@ def summary(results: Sequence[Json], methods: Mapping[str, Method]) -> Json:
                 for s in subsets
             },
             "tests": tested.get(name, {}),
+            "cpu_seconds": interval(cpu) if (cpu := [r["cpu"] for r in mine if "cpu" in r]) else None,
             "half_way": half_way(results, name),
             "curve": curve(results, name),
             "concerns": _counted(concern["rule"] for r in mine for concern in r["concerns"]),
@@ -263,6 +264,16 @@ def tests_table(told: Json) -> list[str]:
     return [*TESTS_CAPTION, *grid(heads, rows), ""] if rows else []
 
 
+def cpu_told(methods: Json) -> str:
+    """What a run took of a CPU, where runs say so."""
+    known = [m["cpu_seconds"] for m in methods.values() if m["cpu_seconds"]]
+    if not known:
+        return "CPU seconds were not recorded."
+    count = sum(found["n"] for found in known)
+    mean = math.fsum(found["mean"] * found["n"] for found in known) / count
+    return f"CPU seconds of a run, evaluation included: {mean:.0f}, the mean of the {count} that recorded them."
+
+
 def page(told: Json, about: Json) -> str:
     """The results as Markdown; every figure is the JSON's."""
     methods = told["methods"]
@@ -273,7 +284,8 @@ def page(told: Json, about: Json) -> str:
         "",
         f"    {about['command']}",
         "",
-        f"{about['hardware']}. Seeds {about['seeds']}. Recipe `{about['recipe']}`, source {about['source']}.",
+        f"{about['hardware']}; {about['versions']}. {cpu_told(methods)}",
+        f"Seeds {about['seeds']}. Recipe `{about['recipe']}`, source {about['source']}.",
         f"The same as `{REFERENCE}`, as the recipe has it: {', '.join(about['same']) or 'none'}.",
         "",
         *METHODS_CAPTION,

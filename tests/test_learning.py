@@ -272,6 +272,7 @@ def test_named_comparisons_are_tested_by_seed_and_corrected_for_their_number():
 def test_the_page_says_what_the_data_say():
     told = summary(RESULTS, {name: METHODS[name] for name in (REFERENCE, "pfpo")})
     about = {"command": "c", "hardware": "2 cores", "seeds": "0", "recipe": "r", "source": "s", "same": ["k-4"]}
+    about |= {"versions": "torch 2"}
     text = learning_page.page(json.loads(json.dumps(told)), about)
     assert "| `pfpo` | PFPO only | 2 | 0 | 2 | 55.0 [" in text
     assert "| `pfpo` | +10.0 [10.0, 10.0] | +5.0 [5.0, 5.0] | – | – | 0.42 |" in text
