@@ -162,7 +162,7 @@ def share_updates(
     """
     theirs = model.forward
     fields = (*FIELDS, *more)
-    own_head, fused = _head(temperature, entropy_gradient, more), functools.partial(_fused, fields)
+    own_head, fused = _head(temperature, entropy_gradient, more), functools.partial(_fused, fields=fields)
 
     @functools.wraps(type(model).forward)
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, **given: Any) -> Any:
@@ -253,7 +253,7 @@ def _inputs(batch: Sequence[Pack], model: Any) -> tuple[dict[str, torch.Tensor],
 
 
 def _fused(
-    fields: Sequence[str], forward: Callable[..., Any], inputs: dict[str, torch.Tensor], at: torch.Tensor
+    forward: Callable[..., Any], inputs: dict[str, torch.Tensor], at: torch.Tensor, fields: Sequence[str] = FIELDS
 ) -> torch.Tensor:
     """(fields, labels) by TRL's head, which holds no logits and scores labels only where Triton is."""
     out = forward(**inputs, fused_lm_head=True)
