@@ -130,6 +130,8 @@ class RepairStrategy(Protocol):
     `requests` returns at most k requests per failure, in the order of the failures. Each request's task is the
     failure's, its stage is "repair", and its `of` is `failure.trajectory.attempt`, which says whose repair it is. Its
     own `attempt` is a number that no other request of the task has: `fate_trl.attempts` gives k of them.
+
+    Optional: `shows_failure = False` says that its prompts hold no failed attempt to the end.
     """
 
     def requests(self, failures: Sequence[Failure], k: int, rng: np.random.Generator) -> list[RolloutRequest]: ...
@@ -298,6 +300,10 @@ class Policy(Protocol):
         ...
 
 
+PairFact = Literal["first_policy", "prompts", "rationale", "repair_prompt"]
+"""What a pair loss may ask for beside what all are told: it costs time, so it is made where `needs` names it only."""
+
+
 @dataclass(frozen=True)
 class Tried:
     """What a round tried on its training tasks, for a pairing.
@@ -336,16 +342,23 @@ class PairSide:
         ref_logps_B_T: The reference's; the reference is the policy as the stage found it.
         turn_B_T: The number, from 0, of the policy's message that the token is of; -1 at tokens that it did not write,
             and at those with which the other side begins alike.
+        first_logps_B_T: Those of the policy that the run began with, if the loss needs "first_policy".
     """
 
     logps_B_T: Any
     ref_logps_B_T: Any
     turn_B_T: Any
+    first_logps_B_T: Any = None
 
     @property
     def log_ratio_B(self) -> Any:
         """Log of how much likelier the policy makes the side than the reference does, (B,)."""
         return self.logps_B_T.sum(dim=1) - self.ref_logps_B_T.sum(dim=1)
+
+    @property
+    def there_B(self) -> Any:
+        """Whether the pair has this side, booleans (B,); only losses that are `unpaired` meet pairs without one."""
+        return (self.turn_B_T >= 0).any(dim=1)
 
 
 @dataclass(frozen=True)
@@ -356,19 +369,41 @@ class PairBatch:
         chosen, rejected: Their sides.
         score_gap_B: `Pair.score_gap`, in [-1, 1].
         beta: The recipe's `preference.beta`.
+        key_B: A whole number that stands for the pair, its tokens included; equal in every epoch and process.
+        fault_B: The turn of the rejected side that a verifier faults; -1 where none says.
+        prompt_B_D: If the loss needs "prompts", how often each token of the batch's prompts occurs in this one, those
+            left out with which all of them begin alike (ours).
+        rationale: If it needs "rationale", the verifiers' sentences on the failure, behind prompt and failure, as the
+            policy would write them.
+        repaired, failed: If it needs "repair_prompt", the chosen and the rejected side once more, behind the repair's
+            prompt, which shows a failure.
     """
 
     chosen: PairSide
     rejected: PairSide
     score_gap_B: Any
     beta: float
+    key_B: Any = None
+    fault_B: Any = None
+    prompt_B_D: Any = None
+    rationale: PairSide | None = None
+    repaired: PairSide | None = None
+    failed: PairSide | None = None
 
 
 class PairLoss(Protocol):
-    """What the preference stage minimises, in the place of TRL's `loss_type`. It has no state.
+    """What the preference stage minimises, in the place of TRL's `loss_type`.
 
-    It returns a scalar tensor, the mean over the batch's pairs. torch is imported inside, not on top of its file:
-    recipes are checked without it.
+    It returns a scalar tensor, the mean over the batch's pairs, and changes nothing in the loss itself. torch is
+    imported inside, not on top of its file: recipes are checked without it.
+
+    More is optional:
+
+    - `needs`: names of further facts (`PairFact`). Pairs that lack one are left out.
+    - `unpaired = True`: it takes pairs that have one side only. The other one's log-probabilities are 0, and `there_B`
+      is False.
+    - `learn(batch)`: called once per batch of the training, after the loss, with the pairs of all processes and without
+      gradients, so all processes stay alike. What it changes belongs into `state_dict()`; see `Stateful`.
     """
 
     def __call__(self, batch: PairBatch) -> Any: ...

@@ -439,6 +439,9 @@ class Pair(Record):
         failure, repair: The `Trajectory.attempt` of the rejected side, and of the repair in "repair".
         rejected_stage: The rejected side's stage, "collect" or "repair".
         rejected_round: The round that made the rejected side; 0 for `round` itself.
+        feedback: The verifiers' sentences on the rejected side; "" if there are none.
+        fault: Where in `rejected_ids` the turn begins and ends that a verifier faults; () if none says.
+        repair_prompt_ids: Tokens of the prompt that the repair answered, where that showed a failure.
     """
 
     suite: str
@@ -454,3 +457,6 @@ class Pair(Record):
     repair: int
     rejected_stage: Stage = "collect"
     rejected_round: int = 0
+    feedback: str = ""
+    fault: tuple[int, ...] = ()
+    repair_prompt_ids: tuple[int, ...] = ()

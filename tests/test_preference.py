@@ -457,7 +457,8 @@ def paired(repairs, round, by=None):
 def test_a_repair_and_its_failure_stand_under_the_plain_prompt():
     (made,), counts = paired([repair(), repair(index=None)], 3)
     assert counts == {"pairs": 1}
-    assert made == Pair("till", "t", 3, (3, 4), (10, 11), (1, 1), (5, 6, 7, 8), (1, 0, 1, 1), 0.5, 0, 2)
+    told = {"repair_prompt_ids": (9, 9)}
+    assert made == Pair("till", "t", 3, (3, 4), (10, 11), (1, 1), (5, 6, 7, 8), (1, 0, 1, 1), 0.5, 0, 2, **told)
     assert Pair.from_dict(made.to_dict()) == made
 
 

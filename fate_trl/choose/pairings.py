@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from ..hookspecs import Component, Tried, hookimpl
-from ..types import Case, Pair, ScoreCard, Trajectory
+from ..types import Case, Failure, Pair, ScoreCard, Trajectory
+from .repairs import fault, feedback
+from .turns import turns_of
 
 fate_trl_api = 1
 
@@ -70,14 +74,34 @@ def pair_of(better: Case, worse: Case, plain: Trajectory, round: int, worse_roun
         repair=better[0].attempt,
         rejected_stage=worse[0].stage or "collect",
         rejected_round=0 if worse_round == round else worse_round,
+        feedback=" ".join(feedback(Failure(*worse))),
+        fault=_fault(worse, rejected_given),
+        repair_prompt_ids=() if _begins_like(better[0], plain) else better[0].prompt_ids,
     )
+
+
+def _begins_like(trajectory: Trajectory, plain: Trajectory) -> bool:
+    """Whether it was given the plain task's prompt, and perhaps some turns after it; not a repair prompt."""
+    return trajectory.prompt[: len(plain.prompt)] == plain.prompt
+
+
+def _fault(worse: Case, given: int) -> tuple[int, ...]:
+    """Where among its tokens, of which the first were given, a trajectory's turn at fault begins and ends."""
+    trajectory, _ = worse
+    step = fault(Failure(*worse))
+    turn_T = turns_of(trajectory.policy_mask)
+    spoken = [i for i, message in enumerate(trajectory.messages) if message.get("role") == "assistant"]
+    if step not in spoken or len(spoken) != turn_T.max(initial=-1) + 1:
+        return ()
+    at = np.flatnonzero(turn_T == spoken.index(step))
+    return given + int(at[0]), given + int(at[-1]) + 1
 
 
 def _continuation(trajectory: Trajectory, plain: Trajectory) -> tuple[tuple[int, ...], int] | None:
     """What follows the plain prompt in a trajectory, as tokens, and how many of them it was given; None if unknown."""
     if not (trajectory.completion_ids and plain.prompt_ids):
         return None
-    if trajectory.prompt[: len(plain.prompt)] != plain.prompt:
+    if not _begins_like(trajectory, plain):
         return trajectory.completion_ids, 0  # a repair prompt of its own
     start = len(plain.prompt_ids)
     if trajectory.prompt_ids[:start] != plain.prompt_ids:

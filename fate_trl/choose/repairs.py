@@ -98,6 +98,8 @@ class Reflect:
 class Resample:
     """The plain task again, with no feedback: rejection sampling, the baseline of every repair prompt."""
 
+    shows_failure = False
+
     def requests(self, failures: Sequence[Failure], k: int, rng: np.random.Generator) -> list[RolloutRequest]:
         return [
             RolloutRequest(
@@ -118,6 +120,8 @@ class Resume:
     The prefix is prompt and gets no loss. If a replayed result differs from the recorded one, the episode is refused
     (an error on that candidate). A failure that no verifier locates is sampled again from its last message.
     """
+
+    shows_failure = False
 
     def requests(self, failures: Sequence[Failure], k: int, rng: np.random.Generator) -> list[RolloutRequest]:
         return [request for failure in failures for request in self._requests(failure, k)]

@@ -17,12 +17,17 @@ def save_policy(learner: Learner, run: RunDirectory, folder: str) -> None:
 
 def load_policy(learner: Learner, run: RunDirectory, round: int) -> None:
     """Load the policy of an accepted round; round 0 is the model as given, or its warm start."""
-    folders = [f"{round_dir(round)}/policy", f"{round_dir(round)}/after-warm_start", f"{round_dir(round)}/base"]
-    for folder in folders:
-        if (run.path / folder).is_dir():
-            learner.load(str(run.path / folder))
-            return
-    save_policy(learner, run, f"{round_dir(0)}/base")
+    folder = policy_folder(run, round)
+    if folder is None:
+        save_policy(learner, run, f"{round_dir(0)}/base")
+    else:
+        learner.load(folder)
+
+
+def policy_folder(run: RunDirectory, round: int) -> str | None:
+    """Where the policy of an accepted round is; round 0 is the model as given, or its warm start."""
+    folders = (run.path / round_dir(round) / name for name in ("policy", "after-warm_start", "base"))
+    return next((str(folder) for folder in folders if folder.is_dir()), None)
 
 
 def tidy(run: RunDirectory, round: int) -> None:

@@ -15,7 +15,7 @@ from ..errors import RecipeError
 from ..process import team
 from ..verify.scoring import check_objectives
 from .components import Components, components_of
-from .preference_checks import check_preference
+from .preference_checks import check_pair_loss, check_preference
 from .schema import (
     EMBEDDED,
     HUB_ID,
@@ -42,6 +42,8 @@ def check(recipe: Recipe) -> Components:
         plugins.bind(component.factory, reference.args, f"suite {reference.name!r}")
     made = components_of(recipe)
     _check_components(recipe, made)
+    if made.pair_loss is not None and recipe.repair is not None:
+        check_pair_loss(made.pair_loss, made.repair, recipe.repair.strategy.name)
     _check_training(recipe)
     _check_surroundings(recipe)
     return made

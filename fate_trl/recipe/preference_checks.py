@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from .. import plugins
-from ..errors import RecipeError
+from ..errors import PluginError, RecipeError
+from ..hookspecs import PairFact, RepairStrategy, Stateful
 from .schema import Preference
 from .trl_keys import dpo_values, trl_defaults
 
@@ -37,6 +38,29 @@ def check_preference(preference: Preference) -> None:
             raise RecipeError(f"preference.{key}: the reference is the policy as the stage finds it; leave it out.")
     if given.get("padding_free") or given.get("truncation_mode", "keep_start") != "keep_start":
         raise RecipeError("preference takes neither padding_free nor another truncation_mode than keep_start.")
+
+
+def check_pair_loss(loss: Any, repair: RepairStrategy | None, strategy: str) -> None:
+    """Raises PluginError for a plugin's pair loss that breaks its contract, RecipeError where it cannot be served.
+
+    Args:
+        loss: What was made for `preference.loss`.
+        repair: The repair strategy.
+        strategy: Its name in the recipe.
+    """
+    who, needs, facts = f"the pair loss {type(loss).__name__}", getattr(loss, "needs", ()), get_args(PairFact)
+    if not callable(loss):
+        raise PluginError(f"{who} cannot be called; a pair loss is called with a PairBatch.")
+    unknown = [fact for fact in needs if fact not in facts] if isinstance(needs, (tuple, list)) else [needs]
+    if unknown:
+        raise PluginError(f"{who} needs {unknown[0]!r}; `needs` is a tuple out of {', '.join(facts)}.")
+    if hasattr(loss, "learn") and not isinstance(loss, Stateful):
+        raise PluginError(f"{who} has `learn`, but neither state_dict() nor load_state_dict(state): it would forget.")
+    if "repair_prompt" in needs and not getattr(repair, "shows_failure", True):
+        raise RecipeError(
+            f"preference.loss: {who} needs repair prompts that show the failure, and those of {strategy} do not; "
+            "take another repair.strategy, such as reflect, or another loss."
+        )
 
 
 def _losses(named: Any) -> list[str]:

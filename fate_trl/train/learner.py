@@ -14,14 +14,14 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import set_peft_model_state_dict
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback, set_seed
@@ -42,6 +42,7 @@ from .checkpoints import Checkpoints, last_checkpoint
 from .config import PFPOConfig
 from .examples import Unrenderable, renderable, tokens_of
 from .models import ADAPTER, load_model
+from .pair_facts import check_pairs
 from .prefix_rollouts import Spent
 from .prefix_sharing import share_training
 from .rows import request_dataset
@@ -91,6 +92,7 @@ class TrlLearner:
         stop: Whether a stop was asked for; a training then ends at the next place where it can be resumed.
         components: By name, those whose state is saved beside the policy and loaded with it.
         tasks: Every task that may be rolled out; TRL makes environments for their sets of tools.
+        first_policy: Folder of the policy that the run began with, for pair losses that ask for it; None if unknown.
     """
 
     name = "model"
@@ -114,11 +116,13 @@ class TrlLearner:
         self.selector = selector
         self.pair_loss = pair_loss
         self.components: dict[str, Any] = {}
-        self.keep_states_of({"selector": selector, **{f"verifier-{n}": judge for n, judge in enumerate(verifiers)}})
+        learning = {"selector": selector, "pair-loss": pair_loss}
+        self.keep_states_of({**learning, **{f"verifier-{n}": judge for n, judge in enumerate(verifiers)}})
         self.reporter = reporter
         self.team = team or Team()
         self.stop = Stop()
         self.tasks: list[Task] = []
+        self.first_policy: Callable[[], str | None] = lambda: None
         self._roller: PFPOTrainer | None = None
         self._spent = Spent()
         self._engine: Any = None
@@ -321,12 +325,14 @@ class TrlLearner:
         assert self.recipe.preference is not None
         settings = self.recipe.preference.trl
         args = DPOConfig(**{**self.settings(seed), **preference.SETTINGS, **settings, **_output(scratch)})
-        rows = preference.rows_of(pairs, args.max_length)
+        check_pairs(pairs, self.pair_loss, self.tokenizer)
+        rows = preference.rows_of(pairs, args.max_length, self.pair_loss, self.tokenizer)
         if not rows:
             raise FateError(f"preference.max_length is {args.max_length}: none of {len(pairs)} pairs is short enough.")
         with preference.dropout_kept(self.model):
             told_to = [_Steps(self.reporter)]
-            trainer = preference.PairTrainer(self.model, args, rows, self.tokenizer, told_to, self.pair_loss)
+            first = None if (folder := self.first_policy()) is None else lambda: self._weights_of(folder)
+            trainer = preference.PairTrainer(self.model, args, rows, self.tokenizer, told_to, self.pair_loss, first)
             if self.recipe.share_prefixes:
                 share_training(trainer, trainer.head_fields)
             summary = self._run(trainer, scratch, lambda: True, "save_steps" not in settings)
@@ -335,6 +341,8 @@ class TrlLearner:
             logger.warning(preference.WRONG_WAY, 100 * told["accuracy"])
         tokens = sum(2 * len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows)
         told["trained_tokens"] = round(tokens * trainer.state.epoch)
+        if learned := metrics_of(self.pair_loss):
+            told["pair_loss"] = learned
         return {"rows": len(rows), **told, **summary}
 
     def pfpo(self, requests: Sequence[RolloutRequest], seed: int, scratch: str | None = None) -> dict[str, Any]:
@@ -405,8 +413,23 @@ class TrlLearner:
         self._load_weights(path)
         restore(self.components, {**self._unlearned, **read_states(path)})
 
+    @contextmanager
+    def _weights_of(self, path: str) -> Iterator[None]:
+        """Within it the model has the weights of a saved policy; what patched its forward stays."""
+        lora = self.recipe.model.lora is not None
+        own = get_peft_model_state_dict(self.model) if lora else self.model.state_dict()
+        own = {name: values.clone() for name, values in own.items()}
+        try:
+            self._take_weights(path)
+            yield
+        finally:
+            set_peft_model_state_dict(self.model, own) if lora else self.model.load_state_dict(own)
+
     def _load_weights(self, path: str) -> None:
         self.fresh()
+        self._take_weights(path)
+
+    def _take_weights(self, path: str) -> None:
         try:
             if self.recipe.model.lora is not None:
                 weights = load_file(Path(path) / ADAPTER)

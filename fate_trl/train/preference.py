@@ -9,20 +9,34 @@ masks on as TRL's `completion_mask`: from there on all is TRL's, its sums of tha
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 from trl import DPOConfig, DPOTrainer
 
 from ..choose.turns import turns_of
 from ..errors import PluginError
 from ..hookspecs import PairBatch, PairLoss, PairSide
+from ..ledger.components import metrics_of, restore, states_of
 from ..types import Pair
+from .pair_facts import (
+    fault_turn,
+    further_of,
+    further_sides,
+    key_of,
+    log_probs,
+    needs_of,
+    of_all,
+    prompt_counts,
+    sequences_of,
+)
 
 SETTINGS = {"max_length": None, "remove_unused_columns": False}
 """What differs from DPOConfig's defaults: nothing is cut off, as in SFT, and all columns reach the collator."""
@@ -34,6 +48,11 @@ WRONG_WAY = (
 )
 
 
+SIDES = ("chosen", "rejected")
+FACTS = ("turns", "score_gap", "key", "fault", "first", "prompts", "further")
+"""What a batch holds for pair losses alone. TRL hands the model all that it does not know, so these are taken out."""
+
+
 @dataclass
 class PairCollator:
     """A batch as DPOTrainer wants it: the chosen sides and below them the rejected ones, padded on the right.
@@ -42,24 +61,41 @@ class PairCollator:
         pad_token_id: Fills up.
         max_length: Tokens to keep of a side, its prompt included, from its start; None keeps all.
         multiple: The width is one of this; None for any.
+        loss: The pair loss, which may ask for further facts.
     """
 
     pad_token_id: int
     max_length: int | None = None
     multiple: int | None = None
+    loss: PairLoss | None = None
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Tensors of 2 B rows: `input_ids`, `attention_mask`, `completion_mask` (1 on the policy's own tokens), and for
-        pair losses `turns` (of the same shape, -1 elsewhere) and `score_gap` (B)."""
-        sides = [(row, side) for side in ("chosen", "rejected") for row in rows]
-        ids = [[*row["prompt_ids"], *row[f"{side}_ids"]][: self.max_length] for row, side in sides]
-        masks = [[0] * len(row["prompt_ids"]) + list(row[f"{side}_mask"]) for row, side in sides]
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Tensors of 2 B rows: `input_ids`, `attention_mask`, `completion_mask` (1 on the policy's own tokens), and
+        `FACTS` for pair losses: `turns` of the same shape, -1 elsewhere; numbers of the B pairs; what they need."""
+        parts = [(row["prompt_ids"], row[f"{side}_ids"], row[f"{side}_mask"]) for side in SIDES for row in rows]
+        batch: dict[str, Any] = self._tokens(parts)
+        batch["score_gap"] = torch.tensor([row["score_gap"] for row in rows], dtype=torch.float32)
+        batch |= {name: torch.tensor([row[name] for row in rows]) for name in ("key", "fault")}
+        if "chosen_first" in rows[0]:
+            firsts = [torch.tensor(row[f"{side}_first"]) for side in SIDES for row in rows]
+            first = pad_sequence(firsts, batch_first=True)
+            batch["first"] = torch.nn.functional.pad(first, (0, batch["turns"].shape[1] - 1 - first.shape[1]))
+        if "prompts" in needs_of(self.loss):
+            batch["prompts"] = prompt_counts([row["prompt_ids"] for row in rows])
+        if further := sequences_of(self.loss):
+            columns = ("before", "ids", "mask")
+            batch["further"] = self._tokens([[row[f"{name}_{c}"] for c in columns] for name in further for row in rows])
+        return batch
+
+    def _tokens(self, parts: Sequence[Sequence[Sequence[int]]]) -> dict[str, Any]:
+        """Sequences, each what stands before, what follows, and the mask of that, as tensors below each other."""
+        ids = [[*before, *after][: self.max_length] for before, after, _ in parts]
+        masks = [([0] * len(before) + list(mask))[: self.max_length] for before, _, mask in parts]
         return {
             "input_ids": self._padded(ids, self.pad_token_id),
             "attention_mask": self._padded([[1] * len(side) for side in ids], 0),
-            "completion_mask": self._padded([mask[: self.max_length] for mask in masks], 0),
-            "turns": self._padded([turns_of(mask)[: self.max_length].tolist() for mask in masks], -1),
-            "score_gap": torch.tensor([row["score_gap"] for row in rows], dtype=torch.float32),
+            "completion_mask": self._padded(masks, 0),
+            "turns": self._padded([turns_of(mask).tolist() for mask in masks], -1),
         }
 
     def _padded(self, rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
@@ -79,6 +115,8 @@ class PairTrainer(DPOTrainer):
         tokenizer: Says what fills up.
         callbacks: As the trainer takes them.
         pair_loss: Minimised in the place of TRL's losses; TRL then computes its metrics alone.
+        first_policy: Within it the model has the weights that the run began with; None where the stage begins with
+            them.
     """
 
     def __init__(
@@ -89,6 +127,7 @@ class PairTrainer(DPOTrainer):
         tokenizer: Any,
         callbacks: list[Any],
         pair_loss: PairLoss | None = None,
+        first_policy: Callable[[], AbstractContextManager[Any]] | None = None,
     ):
         has_adapter = hasattr(model, "peft_config")
         multiple = int(args.pad_to_multiple_of) if args.pad_to_multiple_of else None
@@ -96,7 +135,7 @@ class PairTrainer(DPOTrainer):
             model=model,
             ref_model=None if has_adapter else copy.deepcopy(model).requires_grad_(False).eval(),
             args=args,
-            data_collator=PairCollator(tokenizer.pad_token_id, args.max_length, multiple),
+            data_collator=PairCollator(tokenizer.pad_token_id, args.max_length, multiple, pair_loss),
             train_dataset=Dataset.from_list(list(rows)),
             processing_class=tokenizer,
             callbacks=callbacks,
@@ -104,12 +143,27 @@ class PairTrainer(DPOTrainer):
         self.pair_loss = pair_loss
         if pair_loss is not None:
             self.loss_types, self.loss_weights = [], []
+            self.add_callback(LossState(pair_loss))
+        if first_policy is not None and "first_policy" in needs_of(pair_loss):
+            with first_policy():
+                self.train_dataset = Dataset.from_list([{**row, **self._first(row)} for row in rows])
+
+    def _first(self, row: Any) -> dict[str, list[float]]:
+        """The log-probabilities of a pair's sides under the weights that the model has, as columns."""
+        model: Any = self.model
+        model.eval()
+        tokens = self.data_collator([row])
+        with torch.no_grad():
+            logps = log_probs(model, {name: t.to(model.device) for name, t in tokens.items() if name != "further"})
+        sizes = [side.sum().item() - 1 for side in tokens["attention_mask"]]
+        sides = zip(SIDES, logps, sizes, strict=True)
+        return {f"{name}_first": values[:size].float().cpu().tolist() for name, values, size in sides}
 
     def compute_loss(self, model: Any, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """TRL's loss, or the plugin's on the log-probabilities that TRL's own calls of both models give."""
         of_trl: Any = super().compute_loss
-        inputs = dict(inputs)  # TRL hands the model all that it does not know
-        turns_2B_L, score_gap_B = inputs.pop("turns"), inputs.pop("score_gap")
+        inputs = dict(inputs)
+        facts = {name: inputs.pop(name) for name in FACTS if name in inputs}
         if self.pair_loss is None:
             return of_trl(model, inputs, *args, **kwargs)
         logps: list[torch.Tensor] = []  # the policy's, then the reference's
@@ -120,9 +174,27 @@ class PairTrainer(DPOTrainer):
         finally:
             for hook in hooks:
                 hook.remove()
-        sides = zip(*(values.chunk(2) for values in (*logps, turns_2B_L[:, 1:])), strict=True)
-        chosen, rejected = (PairSide(*side) for side in sides)
-        return trls + _scalar(self.pair_loss(PairBatch(chosen, rejected, score_gap_B, self.beta)), self.pair_loss)
+        return trls + self._of_plugin(self.pair_loss, self._batch(model, logps, facts))
+
+    def _batch(self, model: Any, logps: Sequence[torch.Tensor], facts: Mapping[str, Any]) -> PairBatch:
+        """What the loss is told; of `logps` the policy's come first, then the reference's, each (2 B, L - 1)."""
+        first = facts.get("first", logps[1] if "first_policy" in needs_of(self.pair_loss) else None)
+        known = [*logps, facts["turns"][:, 1:], *([] if first is None else [first])]
+        chosen, rejected = (PairSide(*side) for side in zip(*(values.chunk(2) for values in known), strict=True))
+        batch = PairBatch(
+            chosen, rejected, facts["score_gap"], self.beta, facts["key"], facts["fault"], facts.get("prompts")
+        )
+        more: Any = further_sides(self, model, facts["further"]) if "further" in facts else {}
+        return replace(batch, **more)
+
+    def _of_plugin(self, loss: Any, batch: PairBatch) -> Any:
+        """The plugin's loss, which then learns from the batch if it does, in training."""
+        value = _scalar(loss(batch), loss)
+        if hasattr(loss, "learn") and torch.is_grad_enabled():
+            loss.learn(of_all(batch, self.accelerator))
+        for name, number in metrics_of(loss).items():
+            self._metrics["train"][f"loss/{name}"] = [number]
+        return value
 
     @property
     def head_fields(self) -> tuple[str, ...]:
@@ -134,6 +206,20 @@ class PairTrainer(DPOTrainer):
         return dataset
 
 
+class LossState(TrainerCallback, ExportableState):
+    """The state of a pair loss goes into checkpoints, and comes back where a training goes on from one."""
+
+    def __init__(self, loss: PairLoss):
+        self.components = {"pair-loss": loss}
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": states_of(self.components)}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step:
+            restore(self.components, state.stateful_callbacks[type(self).__name__]["attributes"])
+
+
 def _scalar(loss: Any, of: PairLoss) -> torch.Tensor:
     if not isinstance(loss, torch.Tensor) or loss.ndim or not loss.requires_grad:
         raise PluginError(
@@ -142,15 +228,28 @@ def _scalar(loss: Any, of: PairLoss) -> torch.Tensor:
     return loss
 
 
-def rows_of(pairs: Sequence[Pair], max_length: int | None) -> list[dict[str, Any]]:
-    """Pairs as rows for the trainer; those that keep no own token of a side within `max_length` tokens are left out."""
+def rows_of(
+    pairs: Sequence[Pair], max_length: int | None, loss: PairLoss | None = None, tokenizer: Any = None
+) -> list[dict[str, Any]]:
+    """Pairs as rows for the trainer.
+
+    Those are left out that lack what the loss needs, or keep no own token of a side within `max_length` tokens; a side
+    may be empty from the start where the loss is `unpaired`.
+    """
     rows = []
     for pair in pairs:
-        room = None if max_length is None else max(0, max_length - len(pair.prompt_ids))
-        if any(pair.chosen_mask[:room]) and any(pair.rejected_mask[:room]):
-            sides = ("prompt_ids", "chosen_ids", "chosen_mask", "rejected_ids", "rejected_mask")
-            row: dict[str, Any] = {name: list(getattr(pair, name)) for name in sides}
-            rows.append({**row, "score_gap": pair.score_gap})
+        further = further_of(pair, loss, tokenizer)
+        if further is None:
+            continue
+        names = ("prompt_ids", "chosen_ids", "chosen_mask", "rejected_ids", "rejected_mask")
+        row: dict[str, Any] = {name: list(getattr(pair, name)) for name in names}
+        sides = [(row["prompt_ids"], row[f"{side}_mask"]) for side in SIDES]
+        if getattr(loss, "unpaired", False) and any(any(mask) for _, mask in sides):
+            sides = [(before, mask) for before, mask in sides if any(mask)]
+        sides += [(further[f"{name}_before"], further[f"{name}_mask"]) for name in sequences_of(loss)]
+        if all(any(mask[: None if max_length is None else max(0, max_length - len(p))]) for p, mask in sides):
+            numbers = {"score_gap": pair.score_gap, "key": key_of(pair), "fault": fault_turn(pair)}
+            rows.append({**row, **further, **numbers})
     return rows
 
 
