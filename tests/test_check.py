@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import steps_that_die
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 from benchmarks import families
 from fate_trl.cli import app
 from fate_trl.errors import RecipeError
-from fate_trl.preflight import findings, hub, memory
+from fate_trl.preflight import findings, hub, memory, stepping
 from fate_trl.preflight.prefixes import prefix_findings
 from fate_trl.preflight.subject import Subject
 from fate_trl.recipe.loading import find_recipe, make_recipe, override, read_values
@@ -251,3 +252,173 @@ def test_measuring_times_a_batch_and_a_step():
     timed = findings._measured(recipe_of(*sets))
     assert set(timed.data["seconds"]) == {"trajectory", "SFT step", "PFPO step"}
     assert all(value > 0 for value in timed.data["seconds"].values())
+
+
+# ------------------------------------------------------------------------------------------------ a step
+
+
+SMALL = ("model.threads=1", "rollout.max_completion_length=48", "sft.per_device_train_batch_size=3")
+SMALL += ("pfpo.per_device_train_batch_size=4", "pfpo.num_generations=4", "preference={per_device_train_batch_size: 2}")
+
+
+def test_each_training_stage_is_tried_at_its_full_length():
+    tried = found(*SMALL, step=True)
+    rows = {"sft": 3, "preference": 4, "pfpo": 4}
+    assert [name for name in tried if name.startswith("step")] == [f"step: {stage}" for stage in rows]
+    for stage, number in rows.items():
+        finding = tried[f"step: {stage}"]
+        assert finding.verdict == "ok", finding.reason
+        assert (finding.data["rows"], finding.data["completion"]) == (number, 48)
+        assert 0.5 < finding.data["peak"] / finding.data["estimate"] < 2
+    assert tried["step: sft"].data["prompt"] == tried["repair prompts"].data["max"], "SFT learns repairs"
+    assert tried["step: pfpo"].data["prompt"] == tried["prompts"].data["max"] < tried["step: sft"].data["prompt"]
+    assert "memory: preference" in tried
+
+
+def plan_of(*sets):
+    return stepping.Plan(recipe_of(*sets), memory.Lengths(10, 20, 30), object(), room=2**30)
+
+
+def needs():
+    return {name: memory.Need(name, {"all": 2**29}) for name in stepping.STAGES.values()}
+
+
+@pytest.mark.parametrize(
+    ("how", "words", "advice"),
+    [
+        (steps_that_die.killed, "was killed, as the system does where memory runs out", "sft.per_device_train_batch"),
+        (steps_that_die.left, "ended with status 3", ""),
+    ],
+)
+def test_a_process_that_ends_in_a_step_is_told(monkeypatch, how, words, advice):
+    monkeypatch.setattr(stepping, "take", how)
+    plan = plan_of()
+    object.__setattr__(plan, "request", "any")
+    (finding,) = stepping.step_findings(plan, needs())
+    assert (finding.check, finding.verdict) == ("step: sft", "error")
+    assert words in finding.reason
+    assert advice in finding.advice
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+    ],
+)
+def test_out_of_memory_is_told_with_what_to_lower(error):
+    wrapped = RecipeError("in training")
+    wrapped.__cause__ = error
+    for each in (error, wrapped):
+        told = stepping._told(plan_of(), "pfpo", stepping._failure(each), needs()["pfpo: train"])
+        assert (told.verdict, told.reason) == ("error", "out of memory")
+        assert "Set pfpo.per_device_train_batch_size: 1, or lower rollout.max_completion_length" in told.advice
+    other = stepping._told(plan_of(), "pfpo", stepping._failure(ValueError("no such")), needs()["pfpo: train"])
+    assert (other.verdict, other.reason, other.advice) == ("error", "ValueError: no such", "")
+
+
+def test_a_peak_near_the_devices_end_is_a_warning():
+    told = {"peak": 0.95 * 2**30, "gpu": False, "seconds": 1.0, "prompt": 1, "completion": 1}
+    finding = stepping._told(plan_of(), "sft", told, needs()["sft"])
+    assert finding.verdict == "warning"
+    assert "1.90 times the estimate of 0.50" in finding.reason
+
+
+def test_steps_are_of_whole_groups_and_as_few_rows_as_go_through_at_a_time():
+    short = stepping.shortened(
+        recipe_of("pfpo.per_device_train_batch_size=6", "pfpo.num_generations=4", "pfpo.gradient_accumulation_steps=4")
+    )
+    assert short.pfpo.trl["gradient_accumulation_steps"] == 2  # 12 rows are three groups of 4
+    assert short.pfpo.trl["max_steps"] == 2
+
+
+def test_a_step_on_a_gpu_that_is_not_here_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RecipeError, match="leave --device-memory out"):
+        found("sft=null", device_memory=24, step=True)
+
+
+# ------------------------------------------------------------------------------------------------ a GRPOConfig
+
+
+GRPO = "per_device_train_batch_size: 4\nnum_generations: 4\nmax_completion_length: 40\noutput_dir: out\n"
+
+
+@pytest.fixture
+def grpo(tmp_path):
+    """Runs `check --grpo` on this text; returns (exit status, findings by name)."""
+
+    def run(text, *options):
+        (tmp_path / "grpo.yaml").write_text(text)
+        done = CliRunner().invoke(app, ["check", "--grpo", str(tmp_path / "grpo.yaml"), "--json", *options])
+        return done.exit_code, {found["check"]: found for found in json.loads(done.stdout)["findings"]}
+
+    return run
+
+
+def test_a_grpo_config_alone_is_enough_with_a_suite(grpo):
+    status, found = grpo(GRPO, "--model", "embedded", "--suite", "workbench")
+    assert status == 0
+    assert found["tool calls"]["data"]["calls"] > 0
+    assert found["chat template"]["verdict"] == "ok"
+    assert found["prompts"]["data"]["max"] > 0
+    assert "limit 40" in found["oracle traces"]["reason"]
+    assert [name for name in found if name.startswith("memory")] == ["memory: generate", "memory: train"]
+    assert not any("pfpo" in each["reason"] + each["advice"] for each in found.values())
+
+
+def test_a_grpo_config_with_a_data_set_of_prompts(grpo, tmp_path):
+    rows = [{"prompt": "Say hello.", "answer": 1}, {"prompt": [{"role": "user", "content": "Say it again."}]}]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    text = f"model_name_or_path: embedded\ndataset_name: {tmp_path}/data.jsonl\n{GRPO}"
+    status, found = grpo(text, "--step")
+    assert status == 0
+    assert found["prompts"]["data"]["n"] == 2
+    assert "no task offers tools" in found["chat template"]["reason"]
+    assert found["step: pfpo"]["data"]["completion"] == 40
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        ("num_generation: 4\n", (), "GRPOConfig has no key num_generation; did you mean 'num_generations'?"),
+        ("beta: high\n", (), "beta is the text 'high'; it is of type float"),
+        ("per_device_train_batch_size: 3\nnum_generations: 4\n", (), "is not a multiple of num_generations = 4"),
+        (GRPO, (), "names no data set; give --suite NAME"),
+        (GRPO, ("--dataset", "owner/data"), "'owner/data' is no .jsonl, .json, .csv file here"),
+        (GRPO, ("--suite", "workbench", "--model", "runs/none/here"), "no folder 'runs/none/here'"),
+    ],
+)
+def test_what_is_wrong_with_a_grpo_config_is_told_by_name(grpo, tmp_path, text, options, words):
+    if not options:
+        options = () if text == GRPO else ("--suite", "workbench")
+    status, found = grpo(text, *(() if "--model" in options else ("--model", "embedded")), *options)
+    assert status == 1
+    assert list(found) == ["recipe"]
+    assert words in found["recipe"]["reason"]
+
+
+def test_a_column_that_is_not_there_is_told(grpo, tmp_path):
+    (tmp_path / "data.csv").write_text("question,answer\nWhat?,1\n")
+    status, found = grpo(GRPO, "--model", "embedded", "--dataset", str(tmp_path / "data.csv"))
+    assert status == 1
+    assert "row 1 has no 'prompt', which GRPOTrainer needs; it has question, answer" in found["recipe"]["reason"]
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("quickstart", "--grpo", "x.yaml"), ("quickstart", "--suite", "workbench")], ids=str
+)
+def test_options_that_do_not_go_together(options):
+    done = CliRunner().invoke(app, ["check", *options])
+    assert isinstance(done.exception, RecipeError)
+
+
+def test_each_wrong_key_is_an_error_of_its_own():
+    done = CliRunner().invoke(app, ["check", "quickstart", "--set", "sft.lr=1", "--set", "pfpo.beta=high", "--json"])
+    assert done.exit_code == 1
+    reasons = [found["reason"] for found in json.loads(done.stdout)["findings"]]
+    assert len(reasons) == 2
+    assert "sft.lr" in reasons[0]
+    assert "pfpo.beta" in reasons[1]

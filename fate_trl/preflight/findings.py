@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -23,24 +24,27 @@ from ..types import RolloutRequest
 from .hub import reach_hub
 from .lengths import length_findings
 from .licences import model_licence, suite_licences
-from .memory import Lengths, Need, estimate
+from .memory import GIB, ROLLOUTS, Lengths, Need, estimate, lower
 from .prefixes import prefix_findings
 from .rendering import template_findings, untrained_findings
+from .stepping import Plan, step_findings
 from .subject import Finding, Subject, Verdict
 
-GIB = 2**30
 
-
-def findings(recipe: Recipe, device_memory: float | None = None, measure: bool = False) -> Iterator[Finding]:
+def findings(
+    recipe: Recipe, device_memory: float | None = None, measure: bool = False, step: bool = False
+) -> Iterator[Finding]:
     """Every check of a recipe that `load_recipe` accepted, one after the other.
 
     Args:
         recipe: The recipe; its model must be local, cached or on a hub that can be reached.
         device_memory: GiB of the GPU that it is to run on; None: of what is here.
         measure: Load the model, and time one batch and one step of each stage.
+        step: Load the model in a process of its own, and take two steps of each training stage at full length.
 
     Raises:
-        RecipeError: The configuration or the tokenizer of the model cannot be had.
+        RecipeError: The configuration or the tokenizer of the model cannot be had; or a step is asked for on a GPU
+            that is not here.
     """
     if recipe.model.endpoint is not None:
         raise RecipeError("the model is behind model.endpoint, where nothing can be checked from here.")
@@ -50,15 +54,24 @@ def findings(recipe: Recipe, device_memory: float | None = None, measure: bool =
     yield from _batches(recipe, len(tasks["train"]))
     yield from suite_licences(suites)
     subject = Subject(recipe, suites, tasks, *_tokenizer_and_config(recipe))
-    of_template = template_findings(subject)
-    yield from of_template
-    if of_template[0].verdict == "error":
-        return  # nothing can be rendered
-    yield from untrained_findings(subject)
-    found, lengths = length_findings(subject)
+    if not any(task.tools for split in tasks.values() for task in split):
+        yield Finding("chat template", "ok", "no task offers tools, so nothing is asked of the template")
+    else:
+        of_template = template_findings(subject)
+        yield from of_template
+        if of_template[0].verdict == "error":
+            return  # nothing can be rendered
+        yield from untrained_findings(subject)
+    found, lengths, longest = length_findings(subject, whole=step)
     yield from found
     yield from prefix_findings(subject)
-    yield from _memory(subject, lengths, device_memory)
+    room, where = _room(device_memory)
+    needs = estimate(recipe, subject.config, lengths, where.startswith("a GPU"), room)
+    for need in needs:
+        if recipe.repair is not None or not recipe.rounds or need.stage != ROLLOUTS:
+            yield _fit(need, room, where, recipe)
+    if step:
+        yield from step_findings(_plan(recipe, lengths, longest, room, device_memory), {n.stage: n for n in needs})
     yield _measured(recipe) if measure else Finding("time", "ok", "not measured: it takes the weights; add --measure")
     yield model_licence(recipe)
 
@@ -161,19 +174,33 @@ def _combinations(recipe: Recipe) -> Iterator[Finding]:
 # ------------------------------------------------------------------------------------------------ memory and time
 
 
-def _memory(subject: Subject, lengths: Lengths, device_memory: float | None) -> Iterator[Finding]:
+def _room(device_memory: float | None) -> tuple[float, str]:
+    """Bytes of the device, and what it is."""
     import torch
 
-    gpu = device_memory is not None or torch.cuda.is_available()
-    if device_memory is not None:
-        room = device_memory * GIB
-    elif gpu:
-        room = float(torch.cuda.get_device_properties(0).total_memory)
-    else:
-        room = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    where = f"a GPU of {room / GIB:.0f} GiB" if gpu else f"a CPU with {room / GIB:.0f} GiB"
-    for need in estimate(subject.recipe, subject.config, lengths, gpu, room):
-        yield _fit(need, room, where, subject.recipe)
+    if device_memory is not None or torch.cuda.is_available():
+        here = device_memory is None
+        room = torch.cuda.get_device_properties(0).total_memory if here else (device_memory or 0.0) * GIB
+        return float(room), f"a GPU of {room / GIB:.0f} GiB"
+    room = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return room, f"a CPU with {room / GIB:.0f} GiB"
+
+
+def _plan(
+    recipe: Recipe, lengths: Lengths, longest: RolloutRequest | None, room: float, device_memory: float | None
+) -> Plan:
+    """Steps on what is here; a smaller GPU is played by a share of this one."""
+    import torch
+
+    if device_memory is None:
+        return Plan(recipe, lengths, longest, room)
+    have = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
+    if have < room:
+        raise RecipeError(
+            f"--step runs on what is here, {f'a GPU of {have / GIB:.0f} GiB' if have else 'which is no GPU'}; leave "
+            "--device-memory out, or leave out --step."
+        )
+    return Plan(recipe, lengths, longest, room, cap=room / have)
 
 
 def _fit(need: Need, room: float, where: str, recipe: Recipe) -> Finding:
@@ -184,7 +211,7 @@ def _fit(need: Need, room: float, where: str, recipe: Recipe) -> Finding:
     if need.total <= 0.9 * room:
         return Finding(f"memory: {need.stage}", "ok", reason, data=data)
     verdict: Verdict = "error" if need.total > room else "warning"
-    if need.stage == "collect, repair, evaluate":
+    if need.stage == ROLLOUTS:
         # Out of memory, a rollout goes on with half as many rows; so this one only costs time.
         moving = sum(need.parts.get(name, 0) for name in ("KV cache", "activations", "next token"))
         rows = int(recipe.rollout.chunk * (0.9 * room - need.total + moving) / moving) if moving else 0
@@ -193,8 +220,7 @@ def _fit(need: Need, room: float, where: str, recipe: Recipe) -> Finding:
     if need.stage == "pfpo: generate":
         advice = "Lower pfpo.gradient_accumulation_steps and num_generations, or rollout.max_completion_length."
     else:
-        section = need.stage.partition(":")[0]
-        advice = f"Set {section}.per_device_train_batch_size: 1, or lower rollout.max_completion_length."
+        return Finding(f"memory: {need.stage}", verdict, reason, lower(need.stage.partition(":")[0], recipe), data)
     if not recipe.model.load_in_4bit:
         advice += " Or model.load_in_4bit: true with model.lora."
     return Finding(f"memory: {need.stage}", verdict, reason, advice, data)
@@ -234,6 +260,7 @@ def _runtime(summary: Mapping[str, Any]) -> float:
     return float(next(entry["train_runtime"] for entry in reversed(summary["log"]) if "train_runtime" in entry))
 
 
-def refused(error: FateError) -> Finding:
-    """A recipe that was refused before anything could be looked at, as a finding."""
-    return Finding("recipe", "error", str(error))
+def refused(error: FateError) -> list[Finding]:
+    """A recipe that was refused before anything could be looked at, as findings: one for each thing that is wrong."""
+    reasons = re.split(r"\n(?=\S)", str(error))  # a line that is indented goes on with the one before
+    return [Finding("recipe", "error", reason) for reason in reasons]

@@ -11,27 +11,50 @@ from .. import plugins
 from ..errors import FateError
 from ..hookspecs import RepairStrategy
 from ..loop.repairing import failures_of, row_of
+from ..messages import text_of
 from ..suites.scripted import perform, script_for
 from ..train import templates
 from ..types import RolloutRequest, Score, ScoreCard, Task, Trajectory
 from .memory import Lengths
-from .subject import Finding, Subject
+from .subject import SAMPLE, Finding, Subject
 
 
-def length_findings(subject: Subject) -> tuple[list[Finding], Lengths]:
-    """Of prompts, and where there is training of oracle traces and repair prompts."""
-    limit = subject.recipe.rollout.max_completion_length
-    plain = [len(_prompt(subject, task, task.messages)) for split in subject.tasks for task in subject.sample(split)]
-    found, longest = [_fits(subject, "prompts", plain)], max(plain, default=0)
-    if not subject.recipe.rounds:
-        return found, Lengths(longest, longest, limit)
+def length_findings(subject: Subject, whole: bool = False) -> tuple[list[Finding], Lengths, RolloutRequest | None]:
+    """Of prompts, and where there is training of oracle traces and repair prompts.
+
+    Args:
+        subject: What is looked at.
+        whole: The longest prompt is sought among all training tasks, not in a sample.
+
+    Returns:
+        The findings, the lengths, and the longest request that PFPO samples on; None where there are no tasks.
+    """
+    recipe = subject.recipe
+    limit = recipe.rollout.max_completion_length
+    tasks = [task for split in subject.tasks for task in subject.sample(split)]
+    if whole:
+        tasks += [task for task in _wordiest(subject.tasks["train"]) if task not in tasks]
+    plain = [len(_prompt(subject, task, task.messages)) for task in tasks]
+    longest = max(plain, default=0)
+    of_longest = tasks[plain.index(longest)] if tasks else None
+    request = None if of_longest is None else RolloutRequest(of_longest, of_longest.messages, "pfpo")
+    found = [_fits(subject, "prompts", plain)]
+    if not recipe.rounds:
+        return found, Lengths(longest, longest, limit), request
     traces = _traces(subject)
     requests = _repair_requests(subject, traces)
-    repairs = [len(_prompt(subject, request.task, request.messages)) for request in requests]
+    repairs = [len(_prompt(subject, each.task, each.messages)) for each in requests]
     found.append(_oracle(subject, traces))
     if repairs:
         found.append(_fits(subject, "repair prompts", repairs))
-    return found, Lengths(longest, max([longest, *repairs]), limit)
+    if repairs and recipe.pfpo is not None and recipe.pfpo.prompts != "plain":
+        request = requests[repairs.index(max(repairs))]
+    return found, Lengths(longest, max([longest, *repairs]), limit), request
+
+
+def _wordiest(tasks: Sequence[Task]) -> list[Task]:
+    """The tasks whose messages are longest, in characters: the longest in tokens is among them as good as surely."""
+    return sorted(tasks, key=lambda task: sum(len(text_of(m)) for m in task.messages), reverse=True)[:SAMPLE]
 
 
 def _traces(subject: Subject) -> list[Trajectory]:

@@ -19,8 +19,13 @@ from typing import Any
 from ..recipe.schema import Recipe, generation
 from ..recipe.trl_keys import trl_defaults
 
+GIB = 2**30
+
 CONTEXT = 2**30
 """Bytes of a CUDA context with the libraries' workspaces (ours; not measured)."""
+
+ROLLOUTS = "collect, repair, evaluate"
+"""What the needs of everything that only generates are called."""
 
 PROCESS = 545 * 2**20
 """Bytes of a process on a CPU that has imported torch and TRL and has no model (docs/results/memory.md)."""
@@ -72,14 +77,22 @@ def estimate(recipe: Recipe, config: Any, lengths: Lengths, gpu: bool, device_me
     for stage, settings in (("warm_start", recipe.warm_start), ("sft", recipe.sft)):
         if settings is not None:
             needs.append(_supervised(stage, settings.trl, model, lengths))
+    if recipe.preference is not None:
+        needs.append(_preference(recipe.preference.trl, model, lengths))
     if recipe.pfpo is not None:
         needs += _pfpo(recipe, model, lengths, device_memory)
     return needs
 
 
+def lower(stage: str, recipe: Recipe) -> str:
+    """What to lower where a training stage does not fit."""
+    advice = f"Set {stage}.per_device_train_batch_size: 1, or lower rollout.max_completion_length."
+    return advice if recipe.model.load_in_4bit else f"{advice} Or model.load_in_4bit: true with model.lora."
+
+
 def _rollouts(recipe: Recipe, model: _Counted, lengths: Lengths, device_memory: float | None) -> Need:
     keys, rows, length = recipe.rollout.trl, recipe.rollout.chunk, lengths.longest_prompt + lengths.completion
-    return Need("collect, repair, evaluate", model.generating(model.held(), rows, length, keys, device_memory))
+    return Need(ROLLOUTS, model.generating(model.held(), rows, length, keys, device_memory))
 
 
 def _supervised(stage: str, trl: Mapping[str, Any], model: _Counted, lengths: Lengths) -> Need:
@@ -87,6 +100,15 @@ def _supervised(stage: str, trl: Mapping[str, Any], model: _Counted, lengths: Le
     length = min(length, trl.get("max_length") or length)
     rows = {**trl_defaults("sft_config"), **trl}["per_device_train_batch_size"]
     return Need(stage, {**model.held(), **model.training(trl, rows, length, min(lengths.completion, length))})
+
+
+def _preference(trl: Mapping[str, Any], model: _Counted, lengths: Lengths) -> Need:
+    """Both sides of a pair go through the model at once; the reference is there, and its pass is over by then."""
+    length = lengths.prompt + lengths.completion
+    length = min(length, trl.get("max_length") or length)
+    rows = 2 * {**trl_defaults("dpo_config"), **trl}["per_device_train_batch_size"]
+    parts = model.training(trl, rows, length, min(lengths.completion, length))
+    return Need("preference", {**model.held(), **model.reference(1.0), **parts})
 
 
 def _pfpo(recipe: Recipe, model: _Counted, lengths: Lengths, device_memory: float | None) -> list[Need]:

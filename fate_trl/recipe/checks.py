@@ -110,7 +110,7 @@ def _check_without_repair(recipe: Recipe) -> None:
             raise RecipeError(f"repair is null, so {what}; or give repair.")
 
 
-_OURS = (
+SET_BY_THE_RUN = (
     "output_dir",
     "seed",
     "data_seed",
@@ -126,7 +126,7 @@ _POSITIVE = {
     *("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs"),
     *("max_completion_length", "temperature", "num_iterations"),
 }
-_GENERATION = re.compile(
+GENERATION = re.compile(
     r"use_vllm|vllm_\w+|(use_)?transformers_continuous_batching(_config)?|chat_template_kwargs|generation_kwargs"
     r"|top_k|min_p|repetition_penalty|cache_implementation"
 )
@@ -170,7 +170,7 @@ def _wrong_keys(section: str, stage: Training | None) -> Iterator[str]:
     types, own = trl_keys(config), set(type(stage).model_fields)
     known = set(types) | (_PFPO_KEYS if section == "pfpo" else set())
     if section == "rollout":
-        known = set(filter(_GENERATION.fullmatch, known))
+        known = set(filter(GENERATION.fullmatch, known))
     for key, value in stage.trl.items():
         words = set(re.findall(r"\w+", types.get(key, "str")))
         if isinstance(value, str) and words <= _NO_TEXT:
@@ -179,7 +179,7 @@ def _wrong_keys(section: str, stage: Training | None) -> Iterator[str]:
             yield f"{section}.{key} is {value!r}, which is what YAML makes of yes and no; it is of type {types[key]}."
         elif key in _POSITIVE and isinstance(value, (int, float)) and value <= 0:
             yield f"{section}.{key} is {value!r}; it is above 0."
-        elif key in _OURS:
+        elif key in SET_BY_THE_RUN:
             yield f"{section}.{key} is set by the run itself; take it out of the recipe."
         elif key not in known:
             yield (

@@ -96,6 +96,7 @@ class TrlLearner:
     """
 
     name = "model"
+    trainer = PFPOTrainer
 
     def __init__(
         self,
@@ -236,7 +237,7 @@ class TrlLearner:
             }
         )
         with one_engine(self._engine):
-            trainer = PFPOTrainer(
+            trainer = self.trainer(
                 model=self.model,
                 reward_funcs=list(self.verifiers),
                 args=args,
