@@ -42,6 +42,7 @@ HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "safe
 HEAVY_IN_FUNCTIONS = {
     ("preflight/findings", "torch"),  # the GPU that is here
     ("preflight/findings", "transformers"),  # configuration and tokenizer
+    ("preflight/stepping", "torch"),  # the GPU, and what it held
     ("preflight/memory", "peft"),  # the model's modules are played, on tensors without content
     ("preflight/memory", "torch"),
     ("preflight/memory", "transformers"),
