@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .record import dumps, stable_hash
     from .serve.completions import Server
     from .serve.replies import EndpointError, Reply
+    from .serve.speakers import Speaker, speaker_of
     from .suites.episodes import make_tool
     from .suites.exposure import entered
     from .train.config import PFPOConfig
@@ -106,6 +107,7 @@ _NAMES = {
     "interchange.agentdojo_logs": "fault_of",
     "serve.completions": "Server",
     "serve.replies": "EndpointError Reply",
+    "serve.speakers": "Speaker speaker_of",
     "train.config": "PFPOConfig",
     "train.trainer": "PFPOTrainer",
 }
@@ -149,6 +151,7 @@ __all__ = [
     "ScoreCard",
     "Script",
     "Server",
+    "Speaker",
     "Stateful",
     "Suite",
     "SuiteError",
@@ -178,6 +181,7 @@ __all__ = [
     "reducer",
     "score_all",
     "score_gap",
+    "speaker_of",
     "spoken",
     "stable_hash",
     "step_of",

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ..errors import RecipeError
-from ..ledger.layout import is_run
-from ..ledger.reading import RunReader
 from ..ledger.writing import RunDirectory
 from ..preflight.hub import reach_hub
 from ..process import team
 from ..recipe.checks import check
 from ..recipe.loading import override, validated
+from ..serve.target import values_of
 from .console import AsJson, Quiet, Sets
 from .run import explained, follow, fresh, go, resumed
 
@@ -50,7 +48,7 @@ def evaluate_model(
     if resume:
         asked, components, directory = resumed(resume, sets)
     else:
-        data = _values(target, model, base, round)
+        data = values_of(target, model, base, round)
         data["suites"] = [{"name": name} for name in suite] or data.get("suites", [])
         data |= {"rounds": 0, "warm_start": None, "sft": None, "preference": None, "pfpo": None}
         data.setdefault("evaluation", {})["validation"] = 0
@@ -72,50 +70,3 @@ def evaluate_model(
     with directory.lock(), explained(directory, "eval"):
         directory.write_text("recipe.yaml", asked.dump())
         go(asked, components, directory, quiet, as_json)
-
-
-def _values(target: str, model: str, base: str, round: int) -> dict[str, Any]:
-    """A recipe's values that stand for the target, whichever of the four it is."""
-    folder = Path(target)
-    if target.startswith(("http://", "https://")):
-        what, fits = "an endpoint", {"--model"}
-        # Small chunks: an endpoint's tokens cost money, and a stop loses at most one chunk of them.
-        values: dict[str, Any] = {"model": {"path": model, "endpoint": {"url": target}}, "rollout": {"chunk": 16}}
-    elif is_run(folder):
-        what, fits = "a run directory", {"--round"}
-        values = _of_run(folder, None if round < 0 else round)
-    elif (folder / "adapter_config.json").is_file():
-        what, fits = "an adapter", {"--base"}
-        values = {"model": _of_adapter(folder, base)}
-    else:
-        what, fits, values = "a model", set(), {"model": {"path": target}}
-    given = {"--model": bool(model), "--base": bool(base), "--round": round >= 0}
-    for option in given:
-        if given[option] and option not in fits:
-            raise RecipeError(f"{option} means nothing for {what}, which {target!r} is; leave it out.")
-    if what == "an endpoint" and not model:
-        raise RecipeError("give the name of the endpoint's model: --model NAME; most servers list theirs at /models.")
-    return values
-
-
-def _of_run(path: Path, round: int | None) -> dict[str, Any]:
-    run = RunReader.open(path)
-    data, folder = run.recipe().model_dump(mode="json"), run.policy_folder(round)
-    if folder is not None:
-        data["model"]["adapter" if (folder / "adapter_config.json").exists() else "path"] = str(folder.resolve())
-    return data
-
-
-def _of_adapter(folder: Path, base: str) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        lora = {key: config[key] for key in ("r", "lora_alpha", "lora_dropout", "target_modules")}
-        base = base or config["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecipeError(f"{folder}/adapter_config.json is not a LoRA adapter's: {error!r}.") from None
-    special = [key for key in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern") if config.get(key)]
-    if config.get("peft_type") != "LORA" or special:
-        raise RecipeError(f"{folder} is no plain LoRA adapter ({special or config.get('peft_type')}); merge it first.")
-    if not base:
-        raise RecipeError(f"{folder}/adapter_config.json does not name the model under the adapter; give --base MODEL.")
-    return {"path": base, "adapter": str(folder.resolve()), "lora": lora}

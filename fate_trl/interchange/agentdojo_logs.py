@@ -29,6 +29,9 @@ from .records import Foreign, checked, scored, stop_of
 
 SUITES = ("workspace", "banking", "slack", "travel")
 
+WITHHELD = "<Data omitted because a prompt injection was detected>"
+"""What AgentDojo's detectors put in the place of a result that they flag."""
+
 _UNFIT = re.compile(
     r"ValidationError|ToolNotFound(?:Error|Exception)|Invalid tool|Empty function"
     r"|TypeError: .*(?:missing \d+ required|got (?:an unexpected|multiple values for)|takes (?:no|\d+|from \d+))"

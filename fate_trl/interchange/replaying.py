@@ -17,6 +17,7 @@ from ..messages import Message
 from ..process.bounded import Limits
 from ..suites.episodes import Recorder
 from ..types import Case, RolloutRequest, ToolCall, Trajectory
+from .agentdojo_logs import WITHHELD
 from .records import scored
 
 
@@ -83,6 +84,8 @@ def _execute(recorder: Recorder, call: ToolCall) -> None:
     try:
         if isinstance(call.arguments, Mapping):
             recorder.call(call.name, call.arguments)
+            if call.result == WITHHELD:  # the policy never saw what the tool said
+                recorder.calls[-1] = replace(recorder.calls[-1], result=WITHHELD)
         else:
             recorder.refuse(call.name, "the arguments are no JSON object")
     except ToolError:

@@ -62,7 +62,7 @@ class EndpointPolicy:
 
     def __init__(self, recipe: Recipe, suites: Mapping[str, Suite]):
         assert recipe.model.endpoint is not None
-        self.model, self.endpoint, self.limits = recipe.model.path, recipe.model.endpoint, recipe.rollout
+        self._recipe, self.endpoint, self.limits = recipe, recipe.model.endpoint, recipe.rollout
         self.suites = suites
         known = self.endpoint
         self.server = Server(known.url, known.key_env, known.seconds, known.retries, known.backoff)
@@ -164,17 +164,26 @@ class EndpointPolicy:
             raise
 
     def _body(self, request: RolloutRequest, messages: Sequence[Message], left: int, seed: int) -> dict[str, Any]:
-        body = {
-            "model": self.model,
-            "messages": wire_messages([*request.messages, *messages], request.task.tools),
-            "tools": self._schemas[toolset(request.task)] or None,
-            "temperature": self.limits.temperature,
-            "top_p": self.limits.top_p,
-            "max_tokens": left,
-            "seed": seed,
-            **self.endpoint.body,
-        }
-        return {key: value for key, value in body.items() if value is not None}
+        schemas = self._schemas[toolset(request.task)]
+        return request_body(self._recipe, [*request.messages, *messages], schemas, left, seed)
+
+
+def request_body(
+    recipe: Recipe, messages: Sequence[Message], schemas: Sequence[dict[str, Any]], left: int, seed: int
+) -> dict[str, Any]:
+    """What a server is asked: the next message of a conversation, of at most `left` tokens."""
+    assert recipe.model.endpoint is not None
+    body = {
+        "model": recipe.model.path,
+        "messages": wire_messages(messages, [schema["function"]["name"] for schema in schemas]),
+        "tools": list(schemas) or None,
+        "temperature": recipe.rollout.temperature,
+        "top_p": recipe.rollout.top_p,
+        "max_tokens": left,
+        "seed": seed,
+        **recipe.model.endpoint.body,
+    }
+    return {key: value for key, value in body.items() if value is not None}
 
 
 # ------------------------------------------------------------------------------------------------ between the formats

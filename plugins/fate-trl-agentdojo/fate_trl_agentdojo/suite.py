@@ -166,7 +166,7 @@ class AgentDojoSuite:
 
     @cached_property
     def _prototypes(self) -> dict[str, Callable[..., Any]]:
-        return {function.name: _prototype(function) for function in self._suite.tools}
+        return {function.name: prototype(function) for function in self._suite.tools}
 
     def _offered(self, user: str | None, injection: str | None) -> tuple[str, ...]:
         if not self._needed_only:
@@ -322,7 +322,7 @@ def _script(calls: Sequence[FunctionCall], answer: str) -> Script:
     return Script(calls=tuple({"name": call.function, "arguments": dict(call.args)} for call in calls), answer=answer)
 
 
-def _prototype(function: Function) -> Callable[..., Any]:
+def prototype(function: Function) -> Callable[..., Any]:
     """The tool as transformers wants it: AgentDojo's docstrings are reST, and enums have no JSON schema there.
 
     Return annotations are left out: they cost tokens and tell the model nothing.

@@ -1,0 +1,68 @@
+"""What a target stands for, as a recipe's values: a model, an adapter, an endpoint, or the policy of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import RecipeError
+from ..ledger.layout import is_run
+from ..ledger.reading import RunReader
+
+
+def values_of(target: str, model: str = "", base: str = "", round: int = -1) -> dict[str, Any]:
+    """A recipe's values that stand for the target, whichever of the four it is.
+
+    Args:
+        target: A model (path, hub id, name), an adapter's folder, a run directory, or an endpoint's URL.
+        model: The name of an endpoint's model.
+        base: The model under an adapter; by default as the adapter says itself.
+        round: A run's round; below 0 the last accepted one.
+
+    Raises:
+        RecipeError: An argument means nothing for this kind of target, or one is missing.
+    """
+    folder = Path(target)
+    if target.startswith(("http://", "https://")):
+        what, fits = "an endpoint", {"--model"}
+        # Small chunks: an endpoint's tokens cost money, and a stop loses at most one chunk of them.
+        values: dict[str, Any] = {"model": {"path": model, "endpoint": {"url": target}}, "rollout": {"chunk": 16}}
+    elif is_run(folder):
+        what, fits = "a run directory", {"--round"}
+        values = _of_run(folder, None if round < 0 else round)
+    elif (folder / "adapter_config.json").is_file():
+        what, fits = "an adapter", {"--base"}
+        values = {"model": _of_adapter(folder, base)}
+    else:
+        what, fits, values = "a model", set(), {"model": {"path": target}}
+    given = {"--model": bool(model), "--base": bool(base), "--round": round >= 0}
+    for option in given:
+        if given[option] and option not in fits:
+            raise RecipeError(f"{option} means nothing for {what}, which {target!r} is; leave it out.")
+    if what == "an endpoint" and not model:
+        raise RecipeError("give the name of the endpoint's model: --model NAME; most servers list theirs at /models.")
+    return values
+
+
+def _of_run(path: Path, round: int | None) -> dict[str, Any]:
+    run = RunReader.open(path)
+    data, folder = run.recipe().model_dump(mode="json"), run.policy_folder(round)
+    if folder is not None:
+        data["model"]["adapter" if (folder / "adapter_config.json").exists() else "path"] = str(folder.resolve())
+    return data
+
+
+def _of_adapter(folder: Path, base: str) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        lora = {key: config[key] for key in ("r", "lora_alpha", "lora_dropout", "target_modules")}
+        base = base or config["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecipeError(f"{folder}/adapter_config.json is not a LoRA adapter's: {error!r}.") from None
+    special = [key for key in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern") if config.get(key)]
+    if config.get("peft_type") != "LORA" or special:
+        raise RecipeError(f"{folder} is no plain LoRA adapter ({special or config.get('peft_type')}); merge it first.")
+    if not base:
+        raise RecipeError(f"{folder}/adapter_config.json does not name the model under the adapter; give --base MODEL.")
+    return {"path": base, "adapter": str(folder.resolve()), "lora": lora}
