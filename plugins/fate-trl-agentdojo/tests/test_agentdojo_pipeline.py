@@ -217,7 +217,7 @@ def said(trajectory: Trajectory) -> list[Any]:
     """What the policy said and called, known tools or not."""
     turns = [message for message in trajectory.messages if message["role"] == "assistant"]
     calls = [[c["function"] for c in message.get("tool_calls") or ()] for message in turns]
-    return [(message["content"], [(c["name"], c["arguments"]) for c in made]) for message, made in zip(speaker, calls)]
+    return [(message["content"], [(c["name"], c["arguments"]) for c in made]) for message, made in zip(turns, calls)]
 
 
 def test_a_target_that_is_none_says_so(tmp_path: Path) -> None:
