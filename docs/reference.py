@@ -131,6 +131,8 @@ _WHAT = {
     "selector": "Pareto selectors choose among candidates and reward groups; under `selector`.",
     "pairing": "Pairings say which trajectories are learned from as pairs; under `preference.pairing`.",
     "pair loss": "Pair losses are what the preference stage minimises; under `preference.loss`.",
+    "policy loss": "Policy losses are what PFPO minimises; under `pfpo.loss`.",
+    "callback": "Callbacks watch PFPO and steer it; under `pfpo.callbacks`.",
     "suite": "Suites bring tasks and the environments behind them; under `suites`.",
 }
 
@@ -152,7 +154,8 @@ def arguments(factory: Callable[..., Any]) -> list[tuple[str, str, str]]:
 def components_page() -> str:
     parts = ["# Components", "What a recipe can name. `fate-trl plugins` lists what is installed where you are."]
     for type, what in _WHAT.items():
-        head = {"repair": "Repair strategies", "pair loss": "Pair losses"}.get(type, f"{type.capitalize()}s")
+        plural = f"{type.capitalize()}es" if type.endswith("s") else f"{type.capitalize()}s"
+        head = "Repair strategies" if type == "repair" else plural
         parts += [f"## {head}", what]
         for plugin in (plugins.BUILTINS, *plugins.installed()):
             for name, component in plugins.components(plugin, type).items():

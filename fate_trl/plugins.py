@@ -31,7 +31,7 @@ from .hookspecs import API_VERSION, Component
 from .record import content_hash, stable_hash
 
 GROUP = "fate_trl"
-Type = Literal["verifier", "repair", "selector", "suite", "pairing", "pair loss"]
+Type = Literal["verifier", "repair", "selector", "suite", "pairing", "pair loss", "policy loss", "callback"]
 HOOKS: dict[Type, str] = {
     "verifier": "fate_trl_verifiers",
     "repair": "fate_trl_repairs",
@@ -39,6 +39,8 @@ HOOKS: dict[Type, str] = {
     "suite": "fate_trl_suites",
     "pairing": "fate_trl_pairings",
     "pair loss": "fate_trl_pair_losses",
+    "policy loss": "fate_trl_policy_losses",
+    "callback": "fate_trl_callbacks",
 }
 BUILTINS = "fate-trl"
 _BUILTIN_MODULES = (
@@ -289,12 +291,12 @@ def load(type: Type, name: str, arguments: Mapping[str, Any] | None = None) -> A
         raise PluginError(f"{type} {name!r} cannot be made: {_explained(error)}.") from error
 
 
-def check_needs(component: Any, objectives: Sequence[str]) -> None:
-    """Raise RecipeError if a selector names an objective, in `needs`, that is not there."""
+def check_needs(component: Any, objectives: Sequence[str], what: Type = "selector") -> None:
+    """Raise RecipeError if a component names an objective, in `needs`, that is not there."""
     for name in getattr(component, "needs", ()):
         if name not in objectives:
             raise RecipeError(
-                f"the selector {type(component).__name__} needs the objective {name!r}, which nothing scores"
+                f"the {what} {type(component).__name__} needs the objective {name!r}, which nothing scores"
                 f"{nearest(name, objectives)} The objectives are {', '.join(objectives)}."
             )
 

@@ -15,6 +15,7 @@ from ..errors import RecipeError
 from ..process import team
 from ..verify.scoring import check_objectives
 from .components import Components, components_of
+from .pfpo_checks import check_pfpo
 from .preference_checks import check_pair_loss, check_preference
 from .schema import (
     EMBEDDED,
@@ -45,6 +46,7 @@ def check(recipe: Recipe) -> Components:
     if made.pair_loss is not None and recipe.repair is not None:
         check_pair_loss(made.pair_loss, made.repair, recipe.repair.strategy.name)
     _check_training(recipe)
+    check_pfpo(recipe, made.policy_loss, made.callbacks, made.selector, objectives_of(recipe, made.verifiers))
     _check_surroundings(recipe)
     return made
 

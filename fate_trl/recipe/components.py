@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .. import plugins
-from ..hookspecs import Pairing, PairLoss, ParetoSelector, RepairStrategy
+from ..hookspecs import Pairing, PairLoss, ParetoSelector, PolicyLoss, RepairStrategy
 from ..verify.loading import load as load_verifier
 from .schema import ComponentRef, Recipe
 
@@ -23,6 +24,8 @@ class Components:
         pairing: Which trajectories are paired; None where the recipe learns from no pairs.
         pair_loss: What the preference stage minimises; None for TRL's `loss_type`.
         chooser: What chooses repairs: an instance of its own, as one that learns must learn from one of the two.
+        policy_loss: What PFPO minimises; None for TRL's `loss_type`.
+        callbacks: What watches PFPO and steers it.
     """
 
     verifiers: list[Any]
@@ -32,12 +35,15 @@ class Components:
     chooser: ParetoSelector
     pairing: Pairing | None = None
     pair_loss: PairLoss | None = None
+    policy_loss: PolicyLoss | None = None
+    callbacks: Sequence[Any] = ()
 
 
 def components_of(recipe: Recipe) -> Components:
     """Make a recipe's components. Raises PluginError or RecipeError where one cannot be made."""
     by = recipe.selector if recipe.repair is None else recipe.repair.selector or recipe.selector
     loss = recipe.preference.loss if recipe.preference else None
+    policy_loss = recipe.pfpo.loss if recipe.pfpo else None
     return Components(
         selector=_load("selector", recipe.selector),
         verifiers=[load_verifier(reference.name, reference.args) for reference in recipe.verifiers],
@@ -46,6 +52,8 @@ def components_of(recipe: Recipe) -> Components:
         chooser=_load("selector", by),
         pairing=_load("pairing", recipe.preference.pairing) if recipe.preference else None,
         pair_loss=_load("pair loss", loss) if loss else None,
+        policy_loss=_load("policy loss", policy_loss) if policy_loss else None,
+        callbacks=[_load("callback", reference) for reference in (recipe.pfpo.callbacks if recipe.pfpo else ())],
     )
 
 
@@ -56,6 +64,8 @@ def plugins_of(recipe: Recipe) -> list[str]:
         named += [recipe.repair.strategy, recipe.repair.selector or recipe.selector]
     if recipe.preference is not None:
         named += [recipe.preference.pairing, *([recipe.preference.loss] if recipe.preference.loss else [])]
+    if recipe.pfpo is not None:
+        named += [*recipe.pfpo.callbacks, *([recipe.pfpo.loss] if recipe.pfpo.loss else [])]
     return sorted({plugins.split_name(reference.name)[0] for reference in named})
 
 

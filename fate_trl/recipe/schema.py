@@ -242,6 +242,10 @@ class Pfpo(Training):
 
     prompts: Literal["plain", "repair", "mixed"] = "plain"
     """Sample on plain tasks of all kinds, on repair prompts, or on a mixture."""
+    loss: Ref | None = None
+    """A plugin's policy loss, in the place of TRL's `loss_type`."""
+    callbacks: list[Ref] = Field(default_factory=list)
+    """Plugins' callbacks, which watch the training and steer it."""
 
 
 class Evaluation(_Section):

@@ -56,7 +56,9 @@ def _built(
     made = components or components_of(recipe)
 
     def learner_of(suites: Mapping[str, Suite], verifiers: list[Any], selector: Any) -> TrlLearner:
-        return TrlLearner(recipe, suites, verifiers, selector, told, team, made.pair_loss)
+        return TrlLearner(
+            recipe, suites, verifiers, selector, told, team, made.pair_loss, made.policy_loss, made.callbacks
+        )
 
     evolution = assemble(recipe, run, learner_of, told, made)
     evolution.memory = lambda: {**_memory(), **learner.taken()}

@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback,
 from trl import DPOConfig, SFTConfig, SFTTrainer
 
 from ..errors import FateError, LedgerError, RecipeError
-from ..hookspecs import PairLoss, Suite
+from ..hookspecs import PairLoss, PolicyLoss, Suite
 from ..ledger.components import metrics_of, read_states, restore, states_of, write_states
 from ..loop.reporter import Reporter
 from ..process.stop import Stop
@@ -40,13 +40,14 @@ from ..types import BufferRow, Pair, RolloutRequest, Task, Trajectory
 from . import preference
 from .checkpoints import Checkpoints, last_checkpoint
 from .config import PFPOConfig
+from .engine import one_engine
 from .examples import Unrenderable, renderable, tokens_of
 from .models import ADAPTER, load_model
 from .pair_facts import check_pairs
 from .prefix_rollouts import Spent
 from .prefix_sharing import share_training
 from .rows import request_dataset
-from .trainer import PFPOTrainer, one_engine
+from .trainer import PFPOTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,8 @@ class TrlLearner:
         reporter: Told about training steps.
         team: The processes that do everything but `save` together; by default this one.
         pair_loss: What the preference stage minimises; None for TRL's `loss_type`.
+        policy_loss: What PFPO minimises; None for TRL's `loss_type`.
+        callbacks: What watches PFPO and steers it.
 
     Attributes:
         stop: Whether a stop was asked for; a training then ends at the next place where it can be resumed.
@@ -107,6 +110,8 @@ class TrlLearner:
         reporter: Reporter,
         team: Team | None = None,
         pair_loss: PairLoss | None = None,
+        policy_loss: PolicyLoss | None = None,
+        callbacks: Sequence[Any] = (),
     ):
         if isinstance(recipe.model.threads, int):
             torch.set_num_threads(recipe.model.threads)
@@ -116,9 +121,12 @@ class TrlLearner:
         self.verifiers = list(verifiers)
         self.selector = selector
         self.pair_loss = pair_loss
+        self.policy_loss = policy_loss
+        self.callbacks = list(callbacks)
         self.components: dict[str, Any] = {}
-        learning = {"selector": selector, "pair-loss": pair_loss}
+        learning = {"selector": selector, "pair-loss": pair_loss, "policy-loss": policy_loss}
         self.keep_states_of({**learning, **{f"verifier-{n}": judge for n, judge in enumerate(verifiers)}})
+        self.keep_states_of({f"callback-{n}": each for n, each in enumerate(callbacks)})
         self.reporter = reporter
         self.team = team or Team()
         self.stop = Stop()
@@ -218,7 +226,9 @@ class TrlLearner:
         size = self.recipe.rollout.chunk + self.recipe.rollout.chunk % 2
         return {"per_device_train_batch_size": size, "num_generations": 2, "gradient_accumulation_steps": 1}
 
-    def _pfpo_trainer(self, requests: Sequence[RolloutRequest], seed: int, **settings: Any) -> PFPOTrainer:
+    def _pfpo_trainer(
+        self, requests: Sequence[RolloutRequest], seed: int, trains: bool = False, **settings: Any
+    ) -> PFPOTrainer:
         self.fresh()
         rollout = self.recipe.rollout
         args = PFPOConfig(
@@ -244,8 +254,9 @@ class TrlLearner:
                 train_dataset=request_dataset(requests),
                 processing_class=self.tokenizer,
                 environment_factory=environment_factories(self.suites, self.tasks, rollout.limits),
-                callbacks=[_Steps(self.reporter)],
+                callbacks=[*(self.callbacks if trains else ()), _Steps(self.reporter)],
                 selector=self.selector,
+                loss=self.policy_loss if trains else None,
             )
         self._engine = getattr(trainer, "vllm_generation", None)
         if trainer.sharing is not None:
@@ -350,7 +361,7 @@ class TrlLearner:
         assert self.recipe.pfpo is not None
         settings = self.recipe.pfpo.trl
         readable = [self._readable(request) for request in requests]
-        trainer = self._pfpo_trainer(readable, seed, **settings, **_output(scratch))
+        trainer = self._pfpo_trainer(readable, seed, trains=True, **settings, **_output(scratch))
         if trainer.ref_model is not None:  # TRL loads the model as it was given; the KL term is to the stage's start
             trainer.accelerator.unwrap_model(trainer.ref_model).load_state_dict(self.model.state_dict())
         summary = self._run(trainer, scratch, trainer.between_generations, "save_steps" not in settings)

@@ -1,4 +1,4 @@
-"""GRPOTrainer with shared prefixes, which PFPOTrainer stands on; without `share_prefixes` all is TRL's, to the bit.
+"""GRPOTrainer with shared prefixes, which policy_loss.py stands on; without `share_prefixes` all is TRL's, to the bit.
 
 It overrides four methods of TRL's and copies none:
 
@@ -37,6 +37,11 @@ class PrefixTrainer(GRPOTrainer):
         if getattr(self.args, "share_prefixes", False):
             self.sharing = Sharing.of(self)
 
+    @property
+    def _whole_groups(self) -> bool:
+        """Whether micro-batches hold the rows in their order, and so the groups together."""
+        return self.sharing is not None
+
     def _generate_single_turn(self, prompt_ids: Any, *more: Any, **named: Any) -> Any:
         if self.sharing is None or not self.sharing.generates:
             return super()._generate_single_turn(prompt_ids, *more, **named)  # type: ignore[no-untyped-call]
@@ -48,14 +53,14 @@ class PrefixTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         out: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        if self.sharing is not None:
+        if self._whole_groups:
             out["row"] = torch.arange(len(out["prompt_ids"]), device=out["prompt_ids"].device)
         return out
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
-        if self.sharing is None or self._buffered_inputs is before:
+        if not self._whole_groups or self._buffered_inputs is before:
             return inputs
         self._buffered_inputs = batches.whole_groups(self._buffered_inputs)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]

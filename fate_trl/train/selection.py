@@ -141,10 +141,10 @@ class Question:
     def rows(self) -> Rows:
         return rows_of(self.facts, self.scores_G_N_M, self.valid_G_N, self.objectives)
 
-    def put(self, method: Callable[..., Any]) -> Any:
-        """Call one of the selector's methods with it."""
+    def put(self, method: Callable[..., Any], **more: Any) -> Any:
+        """Call a method of a component with it."""
         rows = {"rows": self.rows} if takes_rows(method) else {}
-        return method(self.scores_G_N_M, objectives=self.objectives, valid_G_N=self.valid_G_N, **rows)
+        return method(self.scores_G_N_M, objectives=self.objectives, valid_G_N=self.valid_G_N, **rows, **more)
 
 
 def wants_facts(selector: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ class Step:
         as_given: The trainer's attributes that are bound to something else for the time being, as they were.
         facts: Of this process's rows, where the selector asks for them.
         learned: The selector has learned from this step; it does so once.
+        columns: What a policy loss and callbacks want to know of the rows, over all processes, (B,) by name.
         tokens: What was counted on this process so far, by name.
     """
 
@@ -42,4 +43,5 @@ class Step:
     as_given: dict[str, Any] = field(default_factory=dict)
     facts: Sequence[Fact] = ()
     learned: bool = False
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     tokens: Counter[str] = field(default_factory=Counter)

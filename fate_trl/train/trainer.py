@@ -1,4 +1,5 @@
-"""PFPOTrainer: GRPO on a Pareto reward. This file and prefix_trainer.py alone touch TRL's private methods.
+"""PFPOTrainer: GRPO on a Pareto reward. It and what it stands on (policy_loss.py, prefix_trainer.py) alone touch TRL's
+private methods.
 
 `PFPOTrainer` stands where `GRPOTrainer` stood; each reward function becomes an objective, and a verifier brings one
 objective per name that it scores. It overrides six methods of TRL's, copies none, and leaves their results alone:
@@ -34,13 +35,12 @@ from accelerate.utils import gather, gather_object
 from datasets import IterableDataset
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer import grpo_trainer
 from trl.trainer.utils import get_config_model_id
 
 from .. import plugins
 from ..choose import pareto
 from ..errors import RecipeError, SuiteError
-from ..hookspecs import ParetoSelector
+from ..hookspecs import ParetoSelector, PolicyLoss
 from ..ledger.components import metrics_of, restore, states_of
 from ..record import stable_hash
 from ..suites.episodes import EpisodeEnvironment, toolset
@@ -51,7 +51,7 @@ from .config import PFPOConfig
 from .counts import Counts
 from .facts import facts_of
 from .logs import COLUMN
-from .prefix_trainer import PrefixTrainer
+from .policy_loss import LossTrainer
 from .rows import kind_of, request_row
 from .sources import Objective, distinct_names, sources_of
 from .step import Step
@@ -62,28 +62,6 @@ logger = logging.getLogger(__name__)
 
 STATE = "fate_trl"
 """Name of our own state among those of callbacks, in a checkpoint's trainer_state.json."""
-
-
-@contextmanager
-def one_engine(engine: Any) -> Iterator[None]:
-    """Within it a new trainer takes over this vLLM engine, an earlier trainer's on the same model, and starts none.
-
-    TRL starts an engine for each trainer, and a run has a trainer for each stage. A new trainer sends its weights
-    before it first generates.
-    """
-
-    def taken_over(model: Any, accelerator: Any, max_num_seqs: int | None = None, **settings: Any) -> Any:
-        vars(engine).update({"model": model, "accelerator": accelerator, "_weight_metadata": None})
-        vars(engine).update({name: value for name, value in settings.items() if name in vars(engine)})
-        return engine
-
-    names = vars(grpo_trainer)
-    theirs = names["VLLMGeneration"]
-    names["VLLMGeneration"] = theirs if engine is None else taken_over
-    try:
-        yield
-    finally:
-        names["VLLMGeneration"] = theirs
 
 
 _TOOL_ATTRIBUTES = ("tools", "_env_tools", "_sync_tool_dicts", "_async_tool_dicts")
@@ -119,7 +97,7 @@ class _Begins(TrainerCallback):
 # ------------------------------------------------------------------------------------------------ the trainer
 
 
-class PFPOTrainer(PrefixTrainer):
+class PFPOTrainer(LossTrainer):
     """GRPOTrainer whose reward is made from several objectives by a Pareto selector.
 
     Takes what GRPOTrainer takes, in the same order, and besides:
@@ -132,6 +110,9 @@ class PFPOTrainer(PrefixTrainer):
         args: PFPOConfig, or a plain GRPOConfig; never written to.
         selector: Name or instance; by default `args.selector`.
         selector_args: Arguments that go with the name; by default `args.selector_args`.
+        loss: Name or instance of a policy loss, in the place of `args.loss_type`.
+        loss_args: Arguments that go with its name.
+        callbacks: As in GRPOTrainer; those with members that `hookspecs.Callback` names are given what these ask for.
 
     Attributes:
         objectives: Names of the objectives, one per column.
@@ -212,6 +193,8 @@ class PFPOTrainer(PrefixTrainer):
         *more: Any,
         selector: str | ParetoSelector | None = None,
         selector_args: Mapping[str, Any] | None = None,
+        loss: str | PolicyLoss | None = None,
+        loss_args: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ):
         if args is None:
@@ -226,7 +209,7 @@ class PFPOTrainer(PrefixTrainer):
         given = (model, functions, args, train_dataset, eval_dataset, processing_class, classes, *more)
         named = inspect.signature(GRPOTrainer.__init__).bind_partial(None, *given).arguments
         del named["self"]
-        super().__init__(**named, **kwargs)
+        super().__init__(**named, **kwargs, loss=loss, loss_args=loss_args)
         self.objectives = distinct_names(self.reward_func_names)
         self._adopt_weights()
         if args.scale_rewards is None:
@@ -238,13 +221,15 @@ class PFPOTrainer(PrefixTrainer):
         self._verifier_seconds = getattr(args, "verifier_seconds", SECONDS)
         self._max_error_rate = getattr(args, "max_error_rate", 1.0)
         plugins.check_needs(self._selector, self.objectives)
-        self._wants_facts = selection.wants_facts(self._selector)
+        plugins.check_needs(self.policy_loss, self.objectives, "policy loss")
+        self._wants_facts = selection.wants_facts(self._selector) or self._wants_rows()
         self._schemas, self._counts = tools.Schemas(), Counts()
         self._mask_overflowed = getattr(args, "mask_overflowed", False)
         self._redraw_rounds = getattr(args, "redraw_rounds", 0)
         if self._redraw_rounds:
             self._check_redraw()
-        self.add_callback(_Begins(self))
+        self.callback_handler.callbacks.insert(0, _Begins(self))  # before those whose state it brings back
+        self._attach()
 
     def _adopt_weights(self) -> None:
         """One truth for weights, `self.reward_weights`: from the configuration, or from the selector's arguments."""
@@ -271,8 +256,10 @@ class PFPOTrainer(PrefixTrainer):
 
     @property
     def components(self) -> dict[str, Any]:
-        """What may have state that belongs to the training: the selector, and the verifiers by number."""
-        return {"selector": self._selector, **{f"verifier-{i}": v for i, v in enumerate(self._verifiers)}}
+        """What may have state that belongs to the training, by name; several of a kind are numbered."""
+        callbacks = {f"callback-{i}": each for i, each in enumerate(self.components_told)}
+        verifiers = {f"verifier-{i}": each for i, each in enumerate(self._verifiers)}
+        return {"selector": self._selector, "loss": self.policy_loss, **verifiers, **callbacks}
 
     def between_generations(self) -> bool:
         """Whether the next micro-step generates: TRL checkpoints no generated batch, so only this resumes exactly."""
@@ -393,6 +380,9 @@ class PFPOTrainer(PrefixTrainer):
             self._give_back(step)
         self._restore_log(step)
         self._replace_advantages(step, out, len(inputs))
+        self._add_columns(out, step.columns, self.accelerator.process_index * len(inputs))
+        if step.mode == "train":
+            self._reshape(out)
         self._handle_overflow(step, out)
         return out
 
@@ -504,10 +494,13 @@ class PFPOTrainer(PrefixTrainer):
         if self._aggregation is not None:
             self._tell_gaps(complete_G_N, failed_B)
             self._rebind(step, multi_objective_aggregation=self._aggregation)
+            summed_B = (rewards_B_M * self.reward_weights.to(rewards_B_M.device)).nansum(dim=1)
+            step.columns = self._columns_of(question, summed_B.cpu().double().numpy())
             self._learn(step, question)
             return rewards_B_M
         method = "advantages" if hasattr(self._selector, "advantages") else "reward"
         said = selection.asked(self._selector, method, question)
+        step.columns = self._columns_of(question, said.reshape(len(said), -1).mean(axis=1))
         self._learn(step, question)
         said_B = torch.as_tensor(said, dtype=torch.float32).to(rewards_B_M.device)
         if method == "advantages":
@@ -518,12 +511,13 @@ class PFPOTrainer(PrefixTrainer):
         return matrix
 
     def _learn(self, step: Step, question: selection.Question) -> None:
-        """Let a selector that learns take the generation in: once, in training alone, and alike on every process."""
+        """Let what learns take the generation in: once, in training alone, and alike on every process."""
         if step.mode != "train" or step.learned:
             return
         step.learned = True
-        if hasattr(self._selector, "learn"):
-            question.put(self._selector.learn)
+        for each in (self._selector, *self.components_told):
+            if hasattr(each, "learn"):
+                question.put(each.learn)
         for name, value in metrics_of(self._selector).items():
             self._metrics["train"][f"selector/{name}"] = [value]
 

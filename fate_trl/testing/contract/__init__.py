@@ -1,4 +1,4 @@
-"""The contract suite, for authors of plugins: what hookspecs.py promises, checked on every component of one plugin.
+"""The contract suite, for authors of plugins: what hookspecs promises, checked on every component of one plugin.
 
     pytest --pyargs fate_trl.testing.contract --fate-plugin NAME [--fate-args '{"component": {"argument": 1}}']
 

@@ -1,6 +1,6 @@
-"""The plugin contracts: of verifiers, repair strategies, Pareto selectors, suites, pairings, pair losses and policies.
+"""The plugin contracts: of verifiers, repair strategies, selectors, suites, pairings, losses, callbacks and policies.
 
-There are six kinds of component, with one optional hook each. No hook is `firstresult`: a recipe chooses by name, and
+There are eight kinds of component, with one optional hook each. No hook is `firstresult`: a recipe chooses by name, and
 the order of installation never does. A plugin is a module that implements any of the hooks with `@hookimpl`, sets
 `fate_trl_api = 1`, and is announced under the entry-point group `fate_trl`. It imports nothing heavy at its top; its
 factories may.
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import pluggy
 
-from .messages import Message
-from .types import (
+from ..messages import Message
+from ..types import (
     BufferRow,
     Case,
     Failure,
@@ -30,6 +30,9 @@ from .types import (
     ToolCall,
     Trajectory,
 )
+from .batches import PairBatch as PairBatch
+from .batches import PairSide as PairSide
+from .batches import PolicyBatch as PolicyBatch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,6 +93,18 @@ def fate_trl_pairings() -> list[Component]:
 @hookspec
 def fate_trl_pair_losses() -> list[Component]:
     """Components whose factories return a `PairLoss`."""
+    raise NotImplementedError
+
+
+@hookspec
+def fate_trl_policy_losses() -> list[Component]:
+    """Components whose factories return a `PolicyLoss`."""
+    raise NotImplementedError
+
+
+@hookspec
+def fate_trl_callbacks() -> list[Component]:
+    """Components whose factories return a `Callback`."""
     raise NotImplementedError
 
 
@@ -333,64 +348,6 @@ class Pairing(Protocol):
     def pairs(self, tried: Tried) -> list[Pair | None]: ...
 
 
-@dataclass(frozen=True)
-class PairSide:
-    """One side of a batch of B pairs; T tokens of the longest sequence. Torch's tensors.
-
-    Attributes:
-        logps_B_T: The policy's log-probability of each token that it wrote itself, with gradients; 0 at all others.
-        ref_logps_B_T: The reference's; the reference is the policy as the stage found it.
-        turn_B_T: The number, from 0, of the policy's message that the token is of; -1 at tokens that it did not write,
-            and at those with which the other side begins alike.
-        first_logps_B_T: Those of the policy that the run began with, if the loss needs "first_policy".
-    """
-
-    logps_B_T: Any
-    ref_logps_B_T: Any
-    turn_B_T: Any
-    first_logps_B_T: Any = None
-
-    @property
-    def log_ratio_B(self) -> Any:
-        """Log of how much likelier the policy makes the side than the reference does, (B,)."""
-        return self.logps_B_T.sum(dim=1) - self.ref_logps_B_T.sum(dim=1)
-
-    @property
-    def there_B(self) -> Any:
-        """Whether the pair has this side, booleans (B,); only losses that are `unpaired` meet pairs without one."""
-        return (self.turn_B_T >= 0).any(dim=1)
-
-
-@dataclass(frozen=True)
-class PairBatch:
-    """What a pair loss is told of B pairs.
-
-    Attributes:
-        chosen, rejected: Their sides.
-        score_gap_B: `Pair.score_gap`, in [-1, 1].
-        beta: The recipe's `preference.beta`.
-        key_B: A whole number that stands for the pair, its tokens included; equal in every epoch and process.
-        fault_B: The turn of the rejected side that a verifier faults; -1 where none says.
-        prompt_B_D: If the loss needs "prompts", how often each token of the batch's prompts occurs in this one, those
-            left out with which all of them begin alike (ours).
-        rationale: If it needs "rationale", the verifiers' sentences on the failure, behind prompt and failure, as the
-            policy would write them.
-        repaired, failed: If it needs "repair_prompt", the chosen and the rejected side once more, behind the repair's
-            prompt, which shows a failure.
-    """
-
-    chosen: PairSide
-    rejected: PairSide
-    score_gap_B: Any
-    beta: float
-    key_B: Any = None
-    fault_B: Any = None
-    prompt_B_D: Any = None
-    rationale: PairSide | None = None
-    repaired: PairSide | None = None
-    failed: PairSide | None = None
-
-
 class PairLoss(Protocol):
     """What the preference stage minimises, in the place of TRL's `loss_type`.
 
@@ -407,6 +364,45 @@ class PairLoss(Protocol):
     """
 
     def __call__(self, batch: PairBatch) -> Any: ...
+
+
+class PolicyLoss(Protocol):
+    """What PFPO minimises, in the place of TRL's `loss_type`.
+
+    It returns a scalar tensor, the mean over the micro-batch. Nothing is added to it: a KL term is its own, such as
+    `beta * kl_B_T`. torch is imported inside, not on top of its file: recipes are checked without it.
+
+    More is optional:
+
+    - `whole_groups = True`: a micro-batch holds whole groups, and `group_B` tells them apart.
+    - `reference = True`: it needs the reference, so `pfpo.beta` is above 0.
+    - `logits = True`: it needs logits, which costs a second forward pass and the memory for them.
+    - `columns(scores_G_N_M, *, reward_G_N, objectives, valid_G_N[, rows])`: numbers (G, N) by name, which the batch
+      brings along. It is called when a generation is scored, with all groups whole, re-drawn ones too, and changes
+      nothing. Scores and rewards are NaN in rows that are out; `rows` is as in `ParetoSelector`.
+    - `needs`: names of objectives without which it cannot work; checked before a model loads.
+    - `state_dict`, `load_state_dict`, `metrics`: see `Stateful`; its metrics are logged under `loss/`.
+    """
+
+    def __call__(self, batch: PolicyBatch) -> Any: ...
+
+
+class Callback(Protocol):
+    """What watches PFPO and steers it: a `transformers.TrainerCallback`, or any object with some of its methods.
+
+    An object that is none is told what it has methods for, so its file need not import transformers. More is optional:
+
+    - `attach(trainer)`: called once the `PFPOTrainer` is made. It may set `trainer.beta` and `trainer.reward_weights`
+      at any time, and read `trainer.measured`.
+    - `learn(...)`: as in `ParetoSelector`: once per generation of the training.
+    - `reshape(advantages)`: called in training with the advantages of this process's rows, (B,) or by token (B, T), as
+      a tensor; those that it returns are trained on.
+    - `columns(...)`: as in `PolicyLoss`; and `watch(batch)`: called before the loss of each micro-batch of the
+      training, with its `PolicyBatch`, whose `columns` are the callback's.
+    - `reference = True`: as in `PolicyLoss`. `weighs = True`: it sets `reward_weights`, so the selector must weigh.
+    - `state_dict`, `load_state_dict`, `metrics`: see `Stateful`; its metrics are logged under `callback/`, so they
+      begin with its name.
+    """
 
 
 class Learner(Policy, Protocol):

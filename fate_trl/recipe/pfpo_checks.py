@@ -1,0 +1,59 @@
+"""Whether PFPO can give a policy loss and callbacks what they need: asked of a recipe, and of a trainer's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .. import plugins
+from ..errors import RecipeError
+from .schema import Recipe
+from .trl_keys import trl_defaults
+
+OF_TRLS_LOSS = (
+    *("loss_type", "delta", "importance_sampling_level", "off_policy_mask_threshold", "top_entropy_quantile"),
+    *("entropy_coef", "use_adaptive_entropy", "entropy_coef_min", "entropy_coef_max", "entropy_coef_delta"),
+    *("entropy_target", "use_bias_correction_kl", "sapo_temperature_neg", "sapo_temperature_pos", "vespo_k_pos"),
+    *("vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg"),
+)
+"""GRPOConfig's keys that say something of TRL's loss alone. A policy loss has epsilon, epsilon_high and beta of it."""
+
+_SIZES = {"per_device_train_batch_size": "num_generations", "per_device_eval_batch_size": "num_generations_eval"}
+
+
+def check_pfpo(recipe: Recipe, loss: Any, callbacks: Sequence[Any], selector: Any, objectives: Sequence[str]) -> None:
+    """Raises RecipeError where the recipe's policy loss or callbacks cannot work."""
+    if recipe.pfpo is None:
+        return
+    given = {key: value for key, value in recipe.pfpo.trl.items() if value is not None}
+    own = [key for key in OF_TRLS_LOSS if loss is not None and key in given]
+    if own:
+        raise RecipeError(f"pfpo.{own[0]} says something of TRL's loss, and pfpo.loss takes its place; give one.")
+    check_setting({**trl_defaults("grpo_config"), **given}, loss, callbacks, selector, "pfpo.")
+    if loss is not None:
+        plugins.check_needs(loss, objectives, "policy loss")
+
+
+def check_setting(
+    settings: Mapping[str, Any], loss: Any, callbacks: Iterable[Any], selector: Any, where: str = ""
+) -> None:
+    """What a policy loss and callbacks need of GRPOConfig's settings, and of the selector. Raises RecipeError."""
+    for each in filter(None, (loss, *callbacks)):
+        who = type(each).__name__
+        if getattr(each, "reference", False) and not settings.get("beta"):
+            raise RecipeError(
+                f"{who} compares with the reference, and where {where}beta is 0 there is none: set {where}beta above 0."
+            )
+        if getattr(each, "weighs", False) and not getattr(selector, "weighs", hasattr(selector, "weights")):
+            raise RecipeError(
+                f"{who} sets the objectives' weights, and the selector {type(selector).__name__} does not weigh: take "
+                "weighted-sum, or another that does."
+            )
+    if getattr(loss, "whole_groups", False):
+        for rows, group in _SIZES.items():
+            size, of = settings.get(rows), settings.get(group)
+            if size and of and size % of:
+                raise RecipeError(
+                    f"{type(loss).__name__} compares the rows of a group, so a micro-batch holds whole groups: "
+                    f"{where}{rows} is {size}, which is no multiple of {group} = {of}."
+                )
