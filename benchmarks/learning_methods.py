@@ -3,7 +3,8 @@
 Groups: `headline` (the first five baselines), `baselines`, `ablations`, `collapse` (what keeps training from
 collapsing, switched off), `rewards` (definitions of the Pareto reward and of the choice), `rounds` (of another size),
 `preference` (DPO on repairs and their failures, in the place of a stage or beside both), `rivals` (later ways to make
-one advantage of several objectives, in GRPO's place; they need `fate-trl-methods`).
+one advantage of several objectives, in GRPO's place; they need `fate-trl-methods`), `losses` (of it as well, in the
+place of PFPO's loss).
 A method that a recipe has already, such as K = 4, is full FATE itself, and is not run again.
 """
 
@@ -180,6 +181,12 @@ RIVALS = {
     "saw": rival("SAW: objectives by their variation", "advantages/saw"),
 }
 
+LOSSES = {
+    "fate-gbpo": Method("full FATE: GBPO's policy loss", {"pfpo.loss": "losses/gbpo"}, tried=RATES),
+    "fate-rebel": Method("full FATE: REBEL's policy loss", {"pfpo.loss": "losses/rebel"}, tried=RATES),
+}
+"""Their micro-batches hold whole groups in both recipes already."""
+
 GROUPS: dict[str, dict[str, Method]] = {
     "headline": {name: BASELINES[name] for name in list(BASELINES)[:5]},
     "baselines": BASELINES,
@@ -189,11 +196,12 @@ GROUPS: dict[str, dict[str, Method]] = {
     "rounds": ROUNDS,
     "preference": PREFERENCE,
     "rivals": RIVALS,
+    "losses": LOSSES,
 }
 METHODS = {name: method for group in GROUPS.values() for name, method in group.items()}
 
 COMPARISONS = {
     family: tuple(name for name in GROUPS[family] if name != REFERENCE)
-    for family in ("headline", "preference", "rivals")
+    for family in ("headline", "preference", "rivals", "losses")
 }
 """What the reference is tested against, named before the runs; Holm's correction is over a family, both metrics."""

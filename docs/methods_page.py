@@ -17,7 +17,7 @@ from typing import Any
 from fate_trl import plugins
 
 ROOT = Path(__file__).parent.parent
-FAMILIES = ("papers",)
+FAMILIES = ("papers", "policy_papers")
 """Modules of fate_trl_methods that hold rows."""
 
 CORE = (
