@@ -64,9 +64,9 @@ COMMANDS = {
         "Show what is damaged in a run directory; status 1 if anything is. --repair mends it.",
     ),
     "export": (
-        "export_failures",
+        "export_records",
         "fate_trl.cli.interchange",
-        "Write a run's failures as JSONL, in the reference code's keys.",
+        "Write a run's failures, trajectories or pairs as JSONL, for other tools.",
     ),
     "import": (
         "import_recorded",

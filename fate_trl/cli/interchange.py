@@ -1,10 +1,10 @@
-"""`fate-trl export` and `fate-trl import`: failures out of a run, and recorded ones into one."""
+"""`fate-trl export` and `fate-trl import`: records out of a run for other tools, and recorded ones into one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -12,36 +12,106 @@ from rich.markup import escape
 from rich.table import Table
 
 from .. import __version__, interchange, metrics
-from ..errors import InterchangeError
+from ..errors import FateError, InterchangeError
 from ..hookspecs import Suite
 from ..interchange.records import numbered
 from ..ledger.layout import file_of
+from ..ledger.reading import RunReader
 from ..ledger.writing import RunDirectory
 from ..loop.counts import collect_summary
 from ..loop.repairing import failures_of
 from ..recipe.loading import load_recipe
-from ..suites.opening import open_suites, tasks_of
-from ..types import Case
+from ..record import dumps
+from ..suites.environment import schema_of
+from ..suites.opening import open_suites, tasks_of, tools_of
+from ..types import Case, Task
 from .console import AsJson, Sets, err, out, print_json, visible
 from .run import fresh
 
+Format = Literal["failures", "openai", "nemo-gym", "preferences"]
 
-def export_failures(
+
+def export_records(
     run: Annotated[str, typer.Argument(help="A run directory.")],
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="The JSONL file to write.")],
-    round: Annotated[int | None, typer.Option(help="Only this round's failures; all rounds' by default.")] = None,
+    format: Annotated[Format, typer.Option("--format", help="What a line is; see the docs' table of formats.")] = (
+        "failures"
+    ),
+    round: Annotated[int | None, typer.Option(help="Only of this round; all rounds by default.")] = None,
+    stage: Annotated[
+        str, typer.Option(metavar="STAGE", help="openai, nemo-gym: of this stage, such as eval-test.")
+    ] = "collect",
 ) -> None:
-    """Write a run's failures as JSONL, in the reference code's keys."""
-    from ..interchange import rows
-
-    cases = [(number, case) for number, case in interchange.run_cases(run, round) if failures_of([case])]
-    if not cases:
-        raise InterchangeError(f"{run} has collected no failures{'' if round is None else f' in round {round}'}.")
+    """Write a run's failures, trajectories or pairs as JSONL, for other tools."""
+    if stage != "collect" and format not in ("openai", "nemo-gym"):
+        raise InterchangeError(f"--stage goes with --format openai and nemo-gym; {format} are of the stages they are.")
+    lines, what = _lines(run, format, round, stage)
     try:
-        Path(output).write_text("".join(rows.line(case, number) + "\n" for number, case in cases), encoding="ascii")
+        with open(output, "w", encoding="ascii") as file:
+            file.writelines(line + "\n" for line in lines)
     except OSError as error:
         raise InterchangeError(f"cannot write {output}: {error.strerror}") from None
-    err.print(f"{len(cases)} failures written to {escape(visible(output))}", soft_wrap=True)
+    err.print(f"{what} written to {escape(visible(output))}", soft_wrap=True)
+
+
+def _lines(run: str, format: Format, round: int | None, stage: str) -> tuple[list[str], str]:
+    """The lines of an export, and what they are. Raises InterchangeError where there are none."""
+    from ..interchange import exports, rows
+
+    of = "" if round is None else f" in round {round}"
+    if format == "failures":
+        cases = [(number, case) for number, case in interchange.run_cases(run, round) if failures_of([case])]
+        if not cases:
+            raise InterchangeError(f"{run} has collected no failures{of}.")
+        return [rows.line(case, number) for number, case in cases], f"{len(cases)} failures"
+    tools = _Tools(run)
+    if format == "preferences":
+        told = list(interchange.run_pairs(run, round))
+        if not told:
+            raise InterchangeError(f"{run} has no pairs{of}: no failure has a chosen repair.")
+        made = [
+            exports.preference_row(pair.chosen, pair.rejected, pair.prompt, tools.of(pair.chosen.task))
+            | {"score_gap": pair.score_gap}
+            for pair in told
+        ]
+        return [dumps(row, sort=False) for row in made], f"{len(made)} pairs"
+    cases = list(interchange.run_cases(run, round, stage))
+    if not cases:
+        raise InterchangeError(f"{run} has no trajectories of the stage {stage!r}{of}; {_stages(run)}")
+    if format == "openai":
+        made = [exports.openai_row(case, number, tools.of(case[0].task)) for number, case in cases]
+        return [dumps(row, sort=False) for row in made], f"{len(made)} trajectories"
+    sound = [(number, case) for number, case in cases if not metrics.is_error(case)]
+    made = [exports.gym_row(case, number, tools.of(case[0].task)) for number, case in sound]
+    left = f" ({len(cases) - len(sound)} with infrastructure errors left out)" if len(sound) < len(cases) else ""
+    return [dumps(row, sort=False) for row in made], f"{len(made)} trajectories{left}"
+
+
+def _stages(run: str) -> str:
+    reader = RunReader(run)
+    have = {str(record.get("stage")) for n in reader.rounds for record in reader.read(file_of(n, "rollouts"))}
+    return f"it has those of {', '.join(sorted(have)) or 'none'}."
+
+
+class _Tools:
+    """Schemas of the tools that a run's tasks offer; none, and a word about it, where its suites cannot be opened."""
+
+    def __init__(self, run: str):
+        self.suites: Mapping[str, Suite] = {}
+        try:
+            self.suites = open_suites(RunReader(run).recipe().suites)
+        except FateError as error:
+            err.print(f"[yellow]without schemas of tools:[/] {escape(visible(str(error)))}", soft_wrap=True)
+        self.known: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def of(self, task: Task) -> list[dict[str, Any]]:
+        return [self._schema(task.suite, name) for name in sorted(task.tools)] if task.suite in self.suites else []
+
+    def _schema(self, suite: str, name: str) -> dict[str, Any]:
+        key = (suite, name)
+        if key not in self.known:
+            self.known[key] = schema_of(tools_of(self.suites[suite], [name])[0], suite)
+        return self.known[key]
 
 
 def import_recorded(

@@ -2,6 +2,7 @@
 
     dialogue.py        messages and calls in others' formats; which result answers which call
     rows.py            the reference code's JSONL, which we also write
+    exports.py         OpenAI's chat format and NeMo Gym's rollouts, written and read back; TRL's preference data sets
     agentdojo_logs.py  AgentDojo's run logs
     inspect_logs.py    Inspect's logs of AgentDojo and AgentHarm (extra `inspect`)
     records.py         what they share: bounded parsing, and scores out of what was recorded
@@ -17,18 +18,22 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..choose.pairings import score_gap
 from ..errors import InterchangeError
 from ..ledger.layout import file_of, is_run
-from ..messages import text_of
+from ..messages import Message, text_of
 from ..suites.exposure import entered
-from ..types import Case, ScoreCard, Task, Trajectory
-from . import agentdojo_logs, inspect_logs, rows
+from ..types import Case, Pair, ScoreCard, Task, Trajectory
+from . import agentdojo_logs, exports, inspect_logs, rows
 from .records import Foreign, load, numbered, scored, sound
 from .replaying import executed, replayed
 
-__all__ = ["Matched", "executed", "match", "read", "replayed", "round_of", "run_cases", "usable"]
+if TYPE_CHECKING:
+    from ..ledger.reading import RunReader
+
+__all__ = ["Matched", "Told", "executed", "match", "read", "replayed", "round_of", "run_cases", "run_pairs", "usable"]
 
 _KINDS = "a run directory, a .jsonl file of failures, AgentDojo logs (.json, or their folder) or Inspect logs (.eval)"
 
@@ -66,10 +71,7 @@ def _read(path: Path, foreign: list[str]) -> list[Case]:
         if not path.is_file():
             raise InterchangeError(f"there is no {str(path)!r}; give {_KINDS}.")
         if path.suffix == ".jsonl":
-            read = (
-                (agentdojo_logs if agentdojo_logs.is_log(value) else rows, value, at) for value, at in rows.lines(path)
-            )
-            return [reader.case(value, at) for reader, value, at in read]
+            return [_of_row(value, at) for value, at in rows.lines(path)]
         if path.suffix == ".eval":
             return inspect_logs.read(path)
         return _read_json(path)
@@ -80,6 +82,8 @@ def _read(path: Path, foreign: list[str]) -> list[Case]:
 
 
 def _of_row(value: Any, where: str) -> Case:
+    if exports.is_export(value):
+        return exports.case(value, where)
     return agentdojo_logs.case(value, where) if agentdojo_logs.is_log(value) else rows.case(value, where)
 
 
@@ -106,8 +110,9 @@ def _logs(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.suffix in (".json", ".eval", ".jsonl") and file.is_file())
 
 
-def run_cases(path: str | Path, round: int | None = None) -> Iterator[tuple[int, Case]]:
-    """(round, case) of what a run collected, in one of its rounds or in all; of a run that goes on, what is there."""
+def run_cases(path: str | Path, round: int | None = None, stage: str = "collect") -> Iterator[tuple[int, Case]]:
+    """(round, case) of what a run rolled out in a stage, in one of its rounds or in all; of a run that goes on, what is
+    there."""
     from ..ledger.reading import RunReader  # with the recipe's schema, which other tools' results do without
 
     run = RunReader(path)
@@ -116,8 +121,58 @@ def run_cases(path: str | Path, round: int | None = None) -> Iterator[tuple[int,
         have = ", ".join(map(str, numbers)) or "none; is it a run directory?"
         raise InterchangeError(f"{path} has no round{'' if round is None else f' {round}'}; it has {have}")
     for number in numbers if round is None else [round]:
-        for case in run.cases(file_of(number, "rollouts"), "collect"):
+        for case in run.cases(file_of(number, "repairs" if stage == "repair" else "rollouts"), stage):
             yield number, case
+
+
+@dataclass(frozen=True)
+class Told:
+    """A pair with its text.
+
+    Attributes:
+        chosen, rejected: The two sides.
+        prompt: The plain task's, as the policy was given it.
+        score_gap: As in `Pair`.
+    """
+
+    chosen: Trajectory
+    rejected: Trajectory
+    prompt: tuple[Message, ...]
+    score_gap: float
+
+
+def run_pairs(path: str | Path, round: int | None = None) -> Iterator[Told]:
+    """The pairs of a run with their text, of one of its rounds or of all.
+
+    A round's pairs are those that its preference stage learned from; where it had none, each chosen repair and the
+    failure that it repairs.
+    """
+    from ..ledger.reading import RunReader
+
+    run = RunReader(path)
+    found: dict[tuple[Any, ...], Case] = {}
+    prompts: dict[tuple[str, str], tuple[Message, ...]] = {}
+    for number in run.rounds:
+        for _, case in (*run_cases(path, number), *run_cases(path, number, "repair")):
+            found[number, *case[0].key] = case
+            if case[0].stage == "collect":
+                prompts[case[0].task.suite, case[0].task.id] = case[0].prompt
+        for chosen, rejected in _sides(run, number) if round in (None, number) else ():
+            (better, card), (worse, other) = found[chosen], found[rejected]
+            prompt = prompts.get((worse.task.suite, worse.task.id), worse.task.messages)
+            yield Told(better, worse, prompt, score_gap(card, other))
+
+
+def _sides(run: RunReader, number: int) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...]]]:
+    """Round and key of the two sides of each pair, the chosen one first."""
+    pairs = [Pair.from_dict(record) for record in run.read(file_of(number, "pairs"))]
+    for pair in pairs:
+        of = (pair.suite, pair.task)
+        rejected = (pair.rejected_round or number, pair.rejected_stage, *of, pair.failure)
+        yield (number, "repair", *of, pair.repair), rejected
+    for record in run.read(file_of(number, "selections")) if not pairs else ():
+        if record["chosen"] is not None:
+            yield (number, *record["candidates"][record["chosen"]]), (number, *record["failure"])
 
 
 def round_of(case: Case) -> int:
