@@ -77,8 +77,10 @@ Stage = Literal[
     "collect",
     "repair",
     "buffer",
+    "hindsight",
     "pairs",
     "sft",
+    "distillation",
     "preference",
     "pfpo",
     "save",
@@ -97,13 +99,17 @@ Stage = Literal[
 - `collect`: the policy is rolled out on training tasks.
 - `repair`: it proposes candidates for its failures, and one of each is chosen.
 - `buffer`: the chosen ones become rows to train on.
-- `pairs`: each with its failure becomes a pair.
-- `sft`, `preference`, `pfpo`: it is trained.
+- `hindsight`: the turn at fault of each repaired failure is found.
+- `pairs`: each chosen one with its failure becomes a pair.
+- `sft`, `distillation`, `preference`, `pfpo`: it is trained.
 - `save`: it is saved.
 - `eval-*`: it is rolled out on held-out tasks of a split. `eval-test-base` is the model before its warm start, and the
   other `eval-test-*` are the scripted policies.
 - `accept`: the round is accepted or rolled back.
 """
+
+TRAINING: tuple[Stage, ...] = ("sft", "distillation", "preference", "pfpo")
+"""The stages of a round that train, in their order; each is a section of the recipe and a verb of the learner."""
 
 # ------------------------------------------------------------------------------------------------ tasks
 
@@ -460,3 +466,30 @@ class Pair(Record):
     feedback: str = ""
     fault: tuple[int, ...] = ()
     repair_prompt_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Hindsight(Record):
+    """One turn of a repaired failure, and the prompt of a teacher that knows what became of it (ours).
+
+    Attributes:
+        suite, task: Where it comes from.
+        round: Round that made it.
+        prompt_ids: Tokens of the plain prompt, as the policy was given it when it failed.
+        before_ids: What followed up to the turn, tool results included.
+        turn_ids: The turn, as it was sampled.
+        teacher: The teacher's prompt, as messages: the plain one with the feedback and an accepted repair.
+        tools: Names of the tools that it is rendered with.
+        failure, repair: The `Trajectory.attempt` of the failure in "collect", and of the repair in "repair".
+    """
+
+    suite: str
+    task: str
+    round: int
+    prompt_ids: tuple[int, ...]
+    before_ids: tuple[int, ...]
+    turn_ids: tuple[int, ...]
+    teacher: tuple[Message, ...]
+    tools: tuple[str, ...]
+    failure: int
+    repair: int

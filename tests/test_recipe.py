@@ -239,6 +239,7 @@ def test_every_key_of_the_design_is_there():
         "report_to",
         "token_budget",
         "share_prefixes",
+        "distillation",
         "preference",
     }
     assert sections | ours == set(Recipe.model_fields)

@@ -12,6 +12,7 @@ from fate_trl.record import Record, dumps, stable_hash
 from fate_trl.types import (
     BufferRow,
     Failure,
+    Hindsight,
     Outcome,
     Pair,
     Repair,
@@ -83,6 +84,7 @@ RECORDS = [
     Repair(FAILURE, (TRAJECTORY, TRAJECTORY), (CARD, CARD), (0, 1), (1,), 1, "crowding"),
     Repair(FAILURE),
     BufferRow("repair", "s", HOSTILE, 2, (1,), (2, 3), (1, 0), (USER, CALLED), 1, ("pay",)),
+    Hindsight("s", HOSTILE, 2, (1,), (2,), (3,), ({"role": "user", "content": HOSTILE},), ("pay",), 0, 3),
     Pair("s", HOSTILE, 2, (1,), (2, 3), (1, 0), (4,), (1,), 0.5, 0, 3),
     # all that can be left out
     Task("i", "s", "benign", ()),

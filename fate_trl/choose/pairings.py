@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from ..hookspecs import Component, Tried, hookimpl
 from ..types import Case, Failure, Pair, ScoreCard, Trajectory
 from .repairs import fault, feedback
-from .turns import turns_of
+from .turns import span_of
 
 fate_trl_api = 1
 
@@ -87,14 +85,9 @@ def _begins_like(trajectory: Trajectory, plain: Trajectory) -> bool:
 
 def _fault(worse: Case, given: int) -> tuple[int, ...]:
     """Where among its tokens, of which the first were given, a trajectory's turn at fault begins and ends."""
-    trajectory, _ = worse
     step = fault(Failure(*worse))
-    turn_T = turns_of(trajectory.policy_mask)
-    spoken = [i for i, message in enumerate(trajectory.messages) if message.get("role") == "assistant"]
-    if step not in spoken or len(spoken) != turn_T.max(initial=-1) + 1:
-        return ()
-    at = np.flatnonzero(turn_T == spoken.index(step))
-    return given + int(at[0]), given + int(at[-1]) + 1
+    span = None if step is None else span_of(worse[0], step)
+    return () if span is None else (given + span[0], given + span[1])
 
 
 def _continuation(trajectory: Trajectory, plain: Trajectory) -> tuple[tuple[int, ...], int] | None:

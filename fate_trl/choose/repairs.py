@@ -77,8 +77,8 @@ class Reflect:
             for attempt in attempts(failure, k)
         ]
 
-    def prompt(self, failure: Failure) -> tuple[Message, ...]:
-        """The repair prompt p_f: the task's messages, the last one extended."""
+    def prompt(self, failure: Failure, success: Trajectory | None = None) -> tuple[Message, ...]:
+        """The repair prompt p_f: the task's messages, the last one extended; a `success` is quoted too (ours)."""
         *before, last = failure.trajectory.task.messages
         parts = [
             text_of(last),
@@ -91,6 +91,8 @@ class Reflect:
             parts += ["The fault is here:", transcript(failure.trajectory.messages[at_fault : at_fault + 1])]
         if self.sentences:
             parts += ["What was wrong:", *feedback(failure)]
+        if success is not None:
+            parts += ["A later attempt succeeded:", transcript(success.messages, self.characters)]
         parts.append("Now do the task again, from the start, without these faults.")
         return (*before, {**last, "content": "\n".join(parts)})
 

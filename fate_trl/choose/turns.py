@@ -18,6 +18,16 @@ def turns_of(mask: Sequence[int]) -> np.ndarray:
     return np.where(own_T, np.cumsum(begins_T) - 1, -1)
 
 
+def span_of(trajectory: Trajectory, message: int) -> tuple[int, int] | None:
+    """Where in `completion_ids` the policy's message of this index begins and ends; None where it has no tokens."""
+    turn_T = turns_of(trajectory.policy_mask)
+    spoken = [i for i, each in enumerate(trajectory.messages) if each.get("role") == "assistant"]
+    if message not in spoken or len(spoken) != turn_T.max(initial=-1) + 1:
+        return None
+    at = np.flatnonzero(turn_T == spoken.index(message))
+    return int(at[0]), int(at[-1]) + 1
+
+
 def call_turns(trajectory: Trajectory) -> tuple[int, ...]:
     """The number of the policy's message that made each executed call; -1 for a replayed one.
 

@@ -14,10 +14,11 @@ from ..process import team
 from ..recipe.checks import check
 from ..recipe.loading import override, validated
 from ..serve.target import values_of
+from ..types import TRAINING
 from .console import AsJson, Quiet, Sets
 from .run import explained, follow, fresh, go, resumed
 
-_NOT_SET = ("rounds", "warm_start", "repair", "sft", "preference", "pfpo", "output_dir")
+_NOT_SET = ("rounds", "warm_start", "repair", *TRAINING, "output_dir")
 """Keys of a recipe that mean nothing for an evaluation."""
 
 
@@ -50,7 +51,7 @@ def evaluate_model(
     else:
         data = values_of(target, model, base, round)
         data["suites"] = [{"name": name} for name in suite] or data.get("suites", [])
-        data |= {"rounds": 0, "warm_start": None, "sft": None, "preference": None, "pfpo": None}
+        data |= {"rounds": 0, "warm_start": None} | {stage: None for stage in TRAINING}
         data.setdefault("evaluation", {})["validation"] = 0
         if tasks:
             data["evaluation"]["tasks"] = tasks

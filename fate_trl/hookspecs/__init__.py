@@ -20,6 +20,7 @@ from ..types import (
     BufferRow,
     Case,
     Failure,
+    Hindsight,
     Outcome,
     Pair,
     Repair,
@@ -415,6 +416,10 @@ class Learner(Policy, Protocol):
 
     def sft(self, rows: Sequence[BufferRow], seed: int, stage: str, scratch: str | None = None) -> dict[str, Any]:
         """Supervised step on `rows`; returns what to log. `stage` is "warm_start" or "sft"."""
+        ...
+
+    def distillation(self, turns: Sequence[Hindsight], seed: int, scratch: str | None = None) -> dict[str, Any]:
+        """Step towards what the policy says of turns at fault in hindsight; returns what to log."""
         ...
 
     def preference(self, pairs: Sequence[Pair], seed: int, scratch: str | None = None) -> dict[str, Any]:

@@ -18,13 +18,14 @@ from typing import Any
 
 from ..errors import LedgerError, RecipeError
 from ..recipe.loading import read_values, validated
+from ..types import TRAINING
 from .layout import RECORDS, SCORES, file_of, round_dir, trajectories_in
 from .reading import Line, RunReader, case_of, chunk_of, chunks_of
 from .writing import RunDirectory
 
-DERIVED = {"selections": "repair", "buffer": "buffer", "pairs": "pairs", "stages": ""}
+DERIVED = {"selections": "repair", "buffer": "buffer", "hindsight": "hindsight", "pairs": "pairs", "stages": ""}
 """Files of a round. A damaged line in one of DERIVED means that a stage is done again, from its records."""
-REDONE = {"policy": {"sft", "preference", "pfpo", "save"}, "base": set[str]()}
+REDONE: dict[str, set[str]] = {"policy": {*TRAINING, "save"}, "base": set()}
 """Stages that make a folder of weights again; after-STAGE is made by that stage."""
 
 

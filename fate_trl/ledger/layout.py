@@ -4,6 +4,7 @@
     RUN/rounds/01/{rollouts,repairs}.jsonl   one record per finished trajectory, with its scores
     RUN/rounds/01/selections.jsonl           one record per failure: candidates, front, choice
     RUN/rounds/01/buffer.jsonl               rows that the policy is trained on
+    RUN/rounds/01/hindsight.jsonl            turns at fault, for the distillation stage
     RUN/rounds/01/pairs.jsonl                repairs beside their failures, for the preference stage
     RUN/rounds/01/stages.jsonl               finished stages, with their counts and seconds
     RUN/rounds/01/policy/                    the policy after the round
@@ -39,7 +40,7 @@ def file_of(round: int, kind: str) -> str:
 
     Args:
         round: The round.
-        kind: "rollouts", "repairs", "selections", "buffer", "pairs" or "stages".
+        kind: "rollouts", "repairs", "selections", "buffer", "hindsight", "pairs" or "stages".
     """
     return f"{round_dir(round)}/{kind}.jsonl"
 

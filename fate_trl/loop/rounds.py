@@ -21,7 +21,7 @@ from ..process.bounded import Limits
 from ..recipe.schema import RepairSettings
 from ..suites.opening import tasks_of
 from ..suites.scripted import ROLES, ScriptedPolicy, perform, script_for
-from ..types import BufferRow, Case, Failure, Pair, Repair, RolloutRequest, ScoreCard, Stage, Task
+from ..types import BufferRow, Case, Failure, Hindsight, Pair, Repair, RolloutRequest, ScoreCard, Stage, Task
 from .counts import (
     collect_summary,
     errors,
@@ -32,6 +32,7 @@ from .counts import (
     tokens_of_round,
     unread_calls,
 )
+from .hindsight import write_hindsight
 from .pairing import write_pairs
 from .policies import load_policy, save_policy, tidy
 from .repairing import anchors, by_failure, check_requests, failures_of, row_of, rows_of, select, selection
@@ -112,6 +113,9 @@ class Evolution(Stages):
             collected, repairs, buffer = self._repaired(round, accepted)
             if self.recipe.sft is not None and buffer:
                 self._train(round, "sft", lambda seed, scratch: self.learner.sft(buffer, seed, "sft", scratch))
+            if self.recipe.distillation is not None and (turns := self._hindsight(round, repairs)):
+                teach = self.learner.distillation
+                self._train(round, "distillation", lambda seed, scratch: teach(turns, seed, scratch))
             if self.pairing is not None and (pairs := self._pairs(round, accepted, collected, repairs)):
                 self._train(round, "preference", lambda seed, scratch: self.learner.preference(pairs, seed, scratch))
             if self.recipe.pfpo is not None:
@@ -279,6 +283,12 @@ class Evolution(Stages):
         rounds = [*earlier, round] if settings.replay else [round]
         records = [record for r in rounds for record in self.run.read(file_of(r, name))]
         return [BufferRow.from_dict(record) for record in records]
+
+    def _hindsight(self, round: int, repairs: Sequence[Repair]) -> list[Hindsight]:
+        """The turns at fault of the round's repaired failures."""
+        name = file_of(round, "hindsight")
+        self._stage(round, "hindsight", 0, lambda: write_hindsight(self.run, name, repairs, round))
+        return [Hindsight.from_dict(record) for record in self.run.read(name)]
 
     def _pairs(self, round: int, accepted: int, collected: Sequence[Case], repairs: Sequence[Repair]) -> list[Pair]:
         """The pairs of a round, as the recipe's pairing makes them."""

@@ -20,7 +20,7 @@ from ..loop.repairing import row_of
 from ..recipe.schema import Recipe, generation
 from ..recipe.trl_keys import trl_defaults
 from ..suites.opening import open_suites, tasks_of
-from ..types import RolloutRequest
+from ..types import TRAINING, RolloutRequest
 from .hub import reach_hub
 from .lengths import length_findings
 from .licences import model_licence, suite_licences
@@ -133,7 +133,8 @@ def _batches(recipe: Recipe, train: int) -> Iterator[Finding]:
 def _combinations(recipe: Recipe) -> Iterator[Finding]:
     """What cannot go together, or not here; what `load_recipe` refuses has been refused by now."""
     keys = generation(recipe)
-    trl = [stage.trl for stage in (recipe.warm_start, recipe.sft, recipe.pfpo) if stage is not None]
+    stages = [getattr(recipe, name) for name in ("warm_start", *TRAINING)]
+    trl = [stage.trl for stage in stages if stage is not None]
     needs_bnb = recipe.model.load_in_4bit or any("8bit" in str(stage.get("optim", "")) for stage in trl)
     found = []
     if needs_bnb and importlib.util.find_spec("bitsandbytes") is None:

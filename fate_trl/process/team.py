@@ -22,9 +22,6 @@ from ..errors import FateError
 LONGEST_WAIT = timedelta(days=30)
 """How long a process waits for the next call."""
 
-TOGETHER = ("rollout", "sft", "preference", "pfpo", "load")
-"""The learner's verbs that need all processes."""
-
 
 def rank() -> int:
     """Number of this process, as its launcher has set it; 0 is the main one."""
@@ -97,7 +94,10 @@ class Led:
         atexit.register(self._dismiss)
 
     def __getattr__(self, name: str) -> Any:
-        return partial(self._together, name) if name in TOGETHER else getattr(self._learner, name)
+        from ..types import TRAINING  # here, as a command that runs nothing needs no records
+
+        needs_all = name in ("rollout", *TRAINING, "load")
+        return partial(self._together, name) if needs_all else getattr(self._learner, name)
 
     def _together(self, verb: str, *args: Any, **kwargs: Any) -> Any:
         self._team.agreed((verb, args, kwargs))

@@ -101,6 +101,7 @@ def _check_without_repair(recipe: Recipe) -> None:
     """What needs repairs, or the failures that they begin with, cannot go without."""
     needs = {
         "sft has no rows to train on: set sft: null": recipe.sft is not None,
+        "distillation has no failures to learn from: set distillation: null": recipe.distillation is not None,
         "preference has no pairs to learn from: set preference: null": recipe.preference is not None,
         "pfpo.prompts has no failures to make repair prompts of: set it to plain": recipe.pfpo is not None
         and recipe.pfpo.prompts != "plain",
@@ -141,11 +142,14 @@ _MAY_BE_NULL = ("steps_per_generation", "generation_batch_size")
 TAKES_TRL = {
     "sft": "sft_config",
     "warm_start": "sft_config",
+    "distillation": "training_args",
     "preference": "dpo_config",
     "pfpo": "grpo_config",
     "rollout": "grpo_config",
 }
 """Sections that take keys of TRL's, and the configuration that these are of."""
+
+_BEYOND_TRL = {"training_args": "transformers' TrainingArguments"}
 
 
 def _check_training(recipe: Recipe) -> None:
@@ -186,7 +190,8 @@ def _wrong_keys(section: str, stage: Training | None) -> Iterator[str]:
         elif key not in known:
             yield (
                 f"unknown recipe key '{section}.{key}'{plugins.nearest(key, known | own)} "
-                f"It takes {', '.join(sorted(own)) + ' and ' if own else ''}the keys of TRL's {config}"
+                f"It takes {', '.join(sorted(own)) + ' and ' if own else ''}the keys of "
+                f"{_BEYOND_TRL.get(config, 'TRL ' + config)}"
                 f"{' that say how is generated' if section == 'rollout' else ''}."
             )
 

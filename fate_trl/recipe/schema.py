@@ -225,6 +225,15 @@ class WarmStart(Training):
     """How many traces; null for one of every training task."""
 
 
+class Distillation(Training):
+    """Self-distillation on the turn at fault of repaired failures (ours, after SDFT): the teacher is the policy itself,
+    with the verifiers' feedback and the accepted repair in its prompt. Other keys: those of transformers'
+    TrainingArguments."""
+
+    divergence: Literal["forward", "reverse"] = "forward"
+    """What is made small: KL(teacher ‖ policy), or KL(policy ‖ teacher)."""
+
+
 class Preference(Training):
     """DPO and its kin on pairs of trajectories, a repair and its failure say, on the policy's own tokens of all turns.
     The reference is the policy as the stage finds it. Other keys: DPOConfig's, as `loss_type` and `beta`."""
@@ -288,6 +297,9 @@ class Recipe(_Section):
     """SFT on oracle traces before round 1; null leaves it out."""
     sft: Sft | None = Sft()
     """Stage 1 of a round; null leaves it out."""
+    distillation: Distillation | None = None
+    """After SFT, or in its place (ours): of repaired failures, the turn at fault is learned from the policy's own
+    hindsight. null leaves it out."""
     preference: Preference | None = None
     """Between the two stages, or in the place of either (ours): the pairs of a round are learned from. null leaves it
     out."""

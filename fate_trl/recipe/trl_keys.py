@@ -21,7 +21,7 @@ def trl_keys(config: str) -> dict[str, str]:
     """Keys of a TRL configuration class and its bases, each with its annotation.
 
     Args:
-        config: The module of the class: "sft_config", "grpo_config" or "dpo_config".
+        config: The module of the class: "sft_config", "grpo_config" or "dpo_config", or transformers' "training_args".
     """
     return {key: annotation for key, (annotation, _) in _fields(config).items()}
 

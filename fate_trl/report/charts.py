@@ -352,6 +352,9 @@ def training(summary: Json) -> list[Chart]:
     out += [_over_steps("Preference: pairs in which the chosen side is ahead", ahead, share=True)] if ahead else []
     margins = [("margin", pairs["rewards/margins"])] if "rewards/margins" in pairs else []
     out += [_over_steps("Preference: margin between the sides", margins)] if margins else []
+    taught = summary["training"].get("distillation", {})
+    apart = [("divergence", taught["loss"])] if "loss" in taught else []
+    out += [_over_steps("Distillation: divergence from hindsight, nats per token", apart)] if apart else []
     out += [_over_steps("SFT: loss", [("loss", sft["loss"])])] if "loss" in sft else []
     return out
 

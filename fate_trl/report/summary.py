@@ -18,7 +18,7 @@ from ..errors import ErrorBudgetExceeded
 from ..messages import text_of
 from ..metrics import compare, wilson
 from ..metrics.concerns import diagnose, objectives_of_log
-from ..types import KINDS, PASS_AT, ToolCall
+from ..types import KINDS, PASS_AT, TRAINING, ToolCall
 from .reading import EvaluatedPolicy, Run
 
 Json = dict[str, Any]
@@ -347,11 +347,11 @@ def _causes(counts: Mapping[tuple[str, str, bool], int]) -> list[Json]:
 
 
 def _training(run: Run) -> Json:
-    """{"objectives", "pfpo", "preference", "sft"}: series of [step, value] by the log's key, over all rounds.
+    """{"objectives", and each stage that trains}: series of [step, value] by the log's key, over all rounds.
 
     "rounds" holds each stage's first step. Keys are TRL's and PFPOTrainer's.
     """
-    names = ("pfpo", "preference", "sft")
+    names = TRAINING[::-1]
     out: Json = {"objectives": [], **{name: {} for name in names}, "rounds": {name: {} for name in names}}
     for stage in names:
         offset = 0

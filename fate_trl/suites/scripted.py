@@ -16,7 +16,7 @@ from ..hookspecs import Suite
 from ..messages import Message
 from ..process.bounded import Limits
 from ..record import stable_hash
-from ..types import BufferRow, Pair, RolloutRequest, Script, Task, Trajectory
+from ..types import BufferRow, Hindsight, Pair, RolloutRequest, Script, Task, Trajectory
 from .episodes import Recorder
 
 Role = Literal["oracle", "do-nothing", "refuse-all", "obey"]
@@ -116,6 +116,9 @@ class ScriptedLearner(ScriptedPolicy):
 
     def sft(self, rows: Sequence[BufferRow], seed: int, stage: str, scratch: str | None = None) -> dict[str, Any]:
         return self._train(stage, len(rows))
+
+    def distillation(self, turns: Sequence[Hindsight], seed: int, scratch: str | None = None) -> dict[str, Any]:
+        return self._train("distillation", len(turns))
 
     def preference(self, pairs: Sequence[Pair], seed: int, scratch: str | None = None) -> dict[str, Any]:
         return self._train("preference", len(pairs))

@@ -24,7 +24,7 @@ from datasets import Dataset
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback, set_seed
+from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 from trl import DPOConfig, SFTConfig, SFTTrainer
 
 from ..errors import FateError, LedgerError, RecipeError
@@ -36,10 +36,11 @@ from ..process.team import Team
 from ..recipe.schema import Recipe
 from ..suites.episodes import environment_factories
 from ..suites.opening import tools_of
-from ..types import BufferRow, Pair, RolloutRequest, Task, Trajectory
+from ..types import BufferRow, Hindsight, Pair, RolloutRequest, Task, Trajectory
 from . import preference
 from .checkpoints import Checkpoints, last_checkpoint
 from .config import PFPOConfig
+from .distillation import DistillationTrainer
 from .engine import one_engine
 from .examples import Unrenderable, renderable, tokens_of
 from .models import ADAPTER, load_model
@@ -47,6 +48,7 @@ from .pair_facts import check_pairs
 from .prefix_rollouts import Spent
 from .prefix_sharing import share_training
 from .rows import request_dataset
+from .templates import render
 from .trainer import PFPOTrainer
 
 logger = logging.getLogger(__name__)
@@ -151,7 +153,13 @@ class TrlLearner:
 
     def _check_settings(self) -> None:
         """TRL's own checks of its keys, before the model loads and not an hour later. Raises RecipeError."""
-        stages = {"warm_start": SFTConfig, "sft": SFTConfig, "preference": DPOConfig, "pfpo": PFPOConfig}
+        stages = {
+            "warm_start": SFTConfig,
+            "sft": SFTConfig,
+            "distillation": TrainingArguments,
+            "preference": DPOConfig,
+            "pfpo": PFPOConfig,
+        }
         for section, config in stages.items():
             settings = getattr(self.recipe, section)
             if settings is None:
@@ -331,6 +339,31 @@ class TrlLearner:
     def tools_of(self, row: BufferRow) -> list[Any]:
         """Prototypes of the tools that a row is rendered with."""
         return tools_of(self.suites[row.suite], row.tools) if row.tools else []
+
+    def distillation(self, turns: Sequence[Hindsight], seed: int, scratch: str | None = None) -> dict[str, Any]:
+        self.fresh()
+        asked = self.recipe.distillation
+        assert asked is not None
+        settings = {**self.settings(seed), "remove_unused_columns": False, **asked.trl, **_output(scratch)}
+        rows = [self._in_hindsight(turn) for turn in turns]
+        told_to, reverse = [_Steps(self.reporter)], asked.divergence == "reverse"
+        args = TrainingArguments(**settings)
+        trainer = DistillationTrainer(self.model, args, rows, self.tokenizer, told_to, reverse)
+        summary = self._run(trainer, scratch, lambda: True, "save_steps" not in asked.trl)
+        tokens = sum(len(row["student_ids"]) + len(row["teacher_ids"]) for row in rows)
+        return {"rows": len(rows), "trained_tokens": round(tokens * trainer.state.epoch), **summary}
+
+    def _in_hindsight(self, turn: Hindsight) -> dict[str, list[int]]:
+        """A turn at fault as tokens, after the plain prompt and after the teacher's."""
+        tools = tools_of(self.suites[turn.suite], turn.tools) if turn.tools else []
+        template = self.recipe.rollout.trl.get("chat_template_kwargs") or {}
+        prompt = render(self.tokenizer, turn.teacher, tools, add_generation_prompt=True, **template)
+        after = [*turn.before_ids, *turn.turn_ids]
+        return {
+            "student_ids": [*turn.prompt_ids, *after],
+            "teacher_ids": [*prompt, *after],
+            "turn_ids": list(turn.turn_ids),
+        }
 
     def preference(self, pairs: Sequence[Pair], seed: int, scratch: str | None = None) -> dict[str, Any]:
         self.fresh()
