@@ -86,6 +86,8 @@ def factory_of(row: Any) -> Callable[..., Any]:
 
 def words_of(row: Any) -> tuple[str, str]:
     """The formula (the docstring up to its source), and the source."""
+    if row.formula:
+        return row.formula, row.source
     factory = factory_of(row)
     text = inspect.getdoc(factory) or ""
     if "Source:" not in text:  # a command's formula stands at the top of its module

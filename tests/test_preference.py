@@ -515,7 +515,7 @@ def test_a_pairing_is_asked_and_its_own_numbers_stand_in_the_record():
         ([dataclasses.replace(FITS, task="secret")], "or of a task without a failure in it"),
         ([dataclasses.replace(FITS, chosen_mask=(1,))], "a mask of another length"),
         ([dataclasses.replace(FITS, prompt_ids=())], "has no prompt"),
-        ([dataclasses.replace(FITS, chosen_mask=(0, 0), rejected_mask=(0, 0, 0, 0))], "has loss on no side"),
+        ([dataclasses.replace(FITS, rejected_mask=(0, 0, 0, 0))], "has a side without loss"),
     ],
     ids=["no list", "no pair", "another round", "another task", "short mask", "no prompt", "no loss"],
 )

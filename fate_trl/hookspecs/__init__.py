@@ -342,9 +342,8 @@ class Pairing(Protocol):
 
     `pairs` returns pairs of tasks that failed in this round, made with `fate_trl.pair_of`: the chosen side is a
     candidate of a repair. Where that returns None, two trajectories make no pair; it stands in the list, and is
-    counted. A side may be emptied, for losses that are `unpaired`. Any other thing is a PluginError. The same round
-    gives the same pairs, so it has no state. There may be `metrics()`, numbers by name about the pairs made last: they
-    stand in the stage's record, as `pairing`.
+    counted. Any other thing is a PluginError. The same round gives the same pairs, so it has no state. There may be
+    `metrics()`, numbers by name about the pairs made last: they stand in the stage's record, as `pairing`.
     """
 
     def pairs(self, tried: Tried) -> list[Pair | None]: ...

@@ -15,7 +15,7 @@ def pairs_of(pairing: Pairing, tried: Tried) -> tuple[list[Pair], dict[str, Any]
     """The pairs of a round, and what the stage's record says of them.
 
     Raises:
-        PluginError: What the pairing returned is no list of pairs of this round's tasks with loss on a side.
+        PluginError: What the pairing returned is no list of pairs of this round's tasks with loss on both sides.
     """
     asked = pairing.pairs(tried)
     who, tasks = f"the pairing {type(pairing).__name__}", {_task(repair.failure) for repair in tried.repairs}
@@ -41,8 +41,8 @@ def _wrong(pair: Pair, round: int, tasks: set[tuple[str, str]]) -> str:
         return "is of another round, or of a task without a failure in it"
     if not pair.prompt_ids or any(len(ids) != len(mask) for ids, mask in sides):
         return "has no prompt, or a mask of another length than its side"
-    if not any(any(mask) for _, mask in sides):
-        return "has loss on no side"
+    if not all(any(mask) for _, mask in sides):
+        return "has a side without loss"
     return ""
 
 

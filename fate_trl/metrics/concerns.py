@@ -222,7 +222,7 @@ def _of_preference(stages: Stages) -> Iterator[tuple[str, str]]:
             "wrong-way",
             f"The preference stage ended with the chosen side ahead in {_percent(accuracy)} of the pairs, fewer than "
             "half: it learned the wrong way. Take another preference.loss_type, or a lower learning rate; discopop "
-            "does so from its reference on, so start it after another loss.",
+            "does so from its reference on where discopop_tau is below 0.11.",
         )
 
 

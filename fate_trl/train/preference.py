@@ -44,7 +44,7 @@ SETTINGS = {"max_length": None, "remove_unused_columns": False}
 
 WRONG_WAY = (
     "the preference stage ended with the chosen side ahead in %.0f %% of the pairs, fewer than half: it learned the "
-    "wrong way. discopop does so from its reference on: start it after another loss."
+    "wrong way. discopop does so from its reference on where discopop_tau is below 0.11."
 )
 
 

@@ -18,6 +18,7 @@ class Row:
         paper: The paper's title.
         shows: What is observed where it works; the tests check that.
         number: The paper's number on arXiv, where the formula was read there or in its abstract.
+        formula, source: Of what is TRL's, and has no docstring here.
     """
 
     component: str
@@ -25,6 +26,8 @@ class Row:
     paper: str
     shows: str
     number: str = ""
+    formula: str = ""
+    source: str = ""
 
     @property
     def name(self) -> str:
@@ -245,4 +248,146 @@ PAIRINGS = (
         "the worse side is the latest earlier policy's try of the same task, in a run of two rounds",
     ),
 )
-ROWS = (*ADVANTAGES, *VERIFIERS, *CHOOSING, *RIVALS, *PAIRINGS)
+PAIR_LOSSES = (
+    Row(
+        "preferences/dmpo",
+        "pair loss",
+        "Direct Multi-Turn Preference Optimization for Language Agents",
+        "phi of four turns is 1, .605, .329, .135, and (T - t) / T at gamma 1; tools' tokens have gradient 0",
+    ),
+    Row(
+        "preferences/mappo",
+        "pair loss",
+        "MaPPO: Maximum a Posteriori Preference Optimization with Prior Knowledge",
+        "at gap 1 it is DPO; the gradient on the rejected side follows the gap, and is 0 at gap 0",
+    ),
+    Row(
+        "preferences/reward-aware",
+        "pair loss",
+        "Reward-aware Preference Optimization: A Unified Mathematical Framework for Model Alignment",
+        "at rest where the margin is the scaled gap, pulled there from both sides, by all three distances",
+    ),
+    Row(
+        "preferences/tgdpo",
+        "pair loss that is told the turn at fault",
+        "TGDPO: Harnessing Token-Level Reward Guidance for Enhancing Direct Preference Optimization",
+        "at alpha 0 it is DPO; the turn that a verifier faults has the larger gradient",
+    ),
+    Row(
+        "preferences/inpo",
+        "pair loss that needs the first policy",
+        "Iterative Nash Policy Optimization: Aligning LLMs with General Preferences via No-Regret Learning",
+        "no gradient at h = 1 / (2 eta); at ratio 1 it is IPO without TRL's division by length",
+    ),
+    Row(
+        "preferences/h-dpo",
+        "pair loss",
+        "Entropy Controllable Direct Preference Optimization",
+        "at alpha 1 it is DPO to the bit; below 1 the policy that it ends with has less entropy",
+    ),
+    Row(
+        "preferences/vpo",
+        "pair loss",
+        "Value-Incentivized Preference Optimization: A Unified Approach to Online and Offline RLHF",
+        "the sign says which way the log-probabilities of calibration samples go, beside DPO's",
+    ),
+    Row(
+        "preferences/pmpo",
+        "pair loss, sides unpaired",
+        "Preference Optimization as Probabilistic Inference",
+        "from failures alone (alpha 0) the policy stays bounded where the divergence weighs enough, and only there",
+    ),
+    Row(
+        "preferences/uapo",
+        "pair loss, sides unpaired, with state",
+        "Adaptive Preference Optimization with Uncertainty-aware Utility Anchor",
+        "it trains with failures alone and with repairs alone; the anchor settles between them",
+    ),
+    Row(
+        "preferences/srpo",
+        "pair loss that needs the repair's prompt",
+        "Self-Improving Robust Preference Optimization",
+        "shown a failure, the policy prefers the repair to it by more, pass by pass over the pairs",
+    ),
+    Row(
+        "preferences/relative",
+        "pair loss over a batch, sides unpaired",
+        "Relative Preference Optimization: Enhancing LLM Alignment through Contrasting Responses across Identical and "
+        "Diverse Prompts",
+        "as tau falls to 0 it is DPO; failures of like prompts weigh more; it trains with unequal numbers of both",
+    ),
+    Row(
+        "preferences/rationale",
+        "pair loss with a third sequence",
+        "Data-Centric Human Preference Optimization with Rationales",
+        "the rationale's cross-entropy falls (the paper's fewer steps to a margin are not seen on tiny models, where "
+        "it takes more)",
+    ),
+    Row(
+        "preferences/feasible",
+        "pair loss with state",
+        "Feasible Learning",
+        "pairs above epsilon gain weight; more are satisfied than by the mean; multipliers go on after a resume",
+    ),
+)
+TRLS = (
+    "TRL's code, on the masks of pairs of trajectories: loss on the policy's own tokens of all turns, never a tool's."
+)
+LOSS_TYPES = (
+    Row(
+        "loss_type/robust",
+        "pair loss of TRL",
+        "Provably Robust DPO: Aligning Language Models with Noisy Feedback",
+        "with a fifth of the pairs flipped the mean is the clean pairs' loss",
+        formula="`preference.loss_type: robust`. ((1 - e) L(z) - e L(-z)) / (1 - 2 e), L DPO's loss of a pair, e "
+        "`label_smoothing`, the share of pairs that are the wrong way round.",
+        source=TRLS,
+    ),
+    Row(
+        "loss_type/ipo",
+        "pair loss of TRL",
+        "A General Theoretical Paradigm to Understand Learning from Human Preferences",
+        "no gradient where the margin per token is 1 / (2 beta)",
+        formula="`preference.loss_type: ipo`. (m - 1 / (2 beta))^2, m the chosen side's log-ratio per token less the "
+        "rejected side's.",
+        source=TRLS + " The paper sums; TRL divides by tokens, here by a side's own.",
+    ),
+    Row(
+        "loss_type/discopop",
+        "pair loss of TRL",
+        "Discovering Preference Optimization Algorithms with and for Large Language Models",
+        "the margin ends above 0, or the stage warns: it warns at the default `discopop_tau`, whose slope at margin 0 "
+        "is +.784; above a tau of .102 it learns the right way",
+        formula="`preference.loss_type: discopop`. A blend of DPO's loss and exp(-z) by sigma(z / tau), z the margin "
+        "times beta.",
+        source=TRLS,
+    ),
+    Row(
+        "loss_type/exo_pair",
+        "pair loss of TRL",
+        "Towards Efficient and Exact Optimization of Language Model Alignment",
+        "it is the divergence from the smoothed label, and raises the margin",
+        formula="`preference.loss_type: exo_pair`. KL of (sigma(z), sigma(-z)) from (1 - e, e), z the margin times "
+        "beta, e `label_smoothing`.",
+        source=TRLS,
+    ),
+    Row(
+        "loss_type/sigmoid-sft",
+        "pair losses of TRL",
+        "Provably Mitigating Overoptimization in RLHF: Your SFT Loss is Implicitly an Adversarial Regularizer",
+        "log pi of repairs does not fall while the margin rises, where that of `sigmoid` alone falls",
+        formula="`preference.loss_type: [sigmoid, sft]`. DPO's loss, and the chosen side's cross-entropy per token, "
+        "with `loss_weights`.",
+        source=TRLS,
+    ),
+    Row(
+        "preference/f_divergence_type",
+        "pair losses of TRL",
+        "Beyond Reverse KL: Generalizing Direct Preference Optimization with Diverse Divergence Constraints",
+        "`reverse_kl` is `sigmoid` to the bit; `js_divergence` bounds the chosen side's reward by beta log 2",
+        formula="`preference.f_divergence_type`: `reverse_kl`, `forward_kl`, `js_divergence` or `alpha_divergence`. "
+        "DPO on f'(pi / pi_ref) in the place of the log-ratio.",
+        source=TRLS,
+    ),
+)
+ROWS = (*ADVANTAGES, *VERIFIERS, *CHOOSING, *RIVALS, *PAIRINGS, *PAIR_LOSSES, *LOSS_TYPES)

@@ -1,10 +1,7 @@
-"""The family `preferences`: each pair loss by what shows that it works, on log-probabilities that are given."""
+"""Losses of one pair each, by what shows that they work, on log-probabilities that are given."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import fate_trl_methods
 import pytest
 import torch
 
@@ -12,11 +9,9 @@ from fate_trl import plugins
 from fate_trl.errors import RecipeError
 from fate_trl.hookspecs import PairBatch, PairSide
 
-FILE = Path(fate_trl_methods.__file__).parent / "preferences.py"
-
 
 def load(name, **arguments):
-    return plugins.load("pair loss", f"{FILE}/{name}", arguments)
+    return plugins.load("pair loss", f"preferences/{name}", arguments)
 
 
 def side(ratios, turns):
