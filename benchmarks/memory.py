@@ -53,10 +53,18 @@ WRITTEN = 16
 
 
 def case(
-    config: str | dict, stage: str, rows: int, length: int, cap: int | None = None, trl: dict | None = None, **model
+    config: str | dict,
+    stage: str,
+    rows: int,
+    length: int,
+    cap: int | None = None,
+    trl: dict | None = None,
+    shares: bool = False,
+    **model,
 ):
-    completion = WRITTEN if stage == "generate" else length // 2
+    completion = WRITTEN if stage == "generate" else length // (8 if shares else 2)
     return {
+        "shares": shares,
         "config": config,
         "stage": stage,
         "rows": rows,
@@ -92,6 +100,14 @@ ON_CPU = {
     "QLoRA with checkpointing, sft": case(
         SMALL, "sft", 2, 768, trl=CHECKPOINTS, lora=LORA, load_in_4bit=True, dtype="bfloat16"
     ),
+    "shared, LoRA, generate": case(SMALL, "generate", 8, 768, shares=True, lora=LORA),
+    "shared, LoRA, sft": case(SMALL, "sft", 2, 768, shares=True, lora=LORA),
+    "shared, LoRA, pfpo": case(SMALL, "pfpo", 8, 960, shares=True, lora=LORA),
+    "shared, LoRA with checkpointing, pfpo": case(SMALL, "pfpo", 8, 960, trl=CHECKPOINTS, shares=True, lora=LORA),
+    "shared, all weights, pfpo": case(SMALL, "pfpo", 8, 960, shares=True),
+    "shared, QLoRA with checkpointing, pfpo": case(
+        SMALL, "pfpo", 8, 960, trl=CHECKPOINTS, shares=True, lora=LORA, load_in_4bit=True, dtype="bfloat16"
+    ),
 }
 
 
@@ -110,9 +126,10 @@ def recipe_of(asked: dict[str, Any], gpu: bool) -> Any:
         {
             "model": {"path": "random/weights", **({} if gpu else {"threads": 1}), **asked["model"]},
             "suites": ["workbench"],
+            "share_prefixes": asked["shares"],
             "rollout": {"chunk": asked["rows"], "max_completion_length": asked["completion"]},
             "sft": batch,
-            "pfpo": {**batch, "gradient_accumulation_steps": 2, "num_generations": 2},
+            "pfpo": {**batch, "gradient_accumulation_steps": 2, "num_generations": asked["rows"]},
         }
     )
 
@@ -188,11 +205,12 @@ def generate(learner: Any, asked: dict[str, Any]) -> int:
 
 
 def sft(learner: Any, asked: dict[str, Any]) -> int:
-    prompt, completion = (7,) * asked["prompt"], (9,) * asked["completion"]
-    row = BufferRow(
-        "anchor", "workbench", "t", prompt_ids=prompt, completion_ids=completion, policy_mask=(1,) * len(completion)
-    )
-    learner.sft([row] * 2 * asked["rows"], 0, "sft")
+    prompt, mask = (7,) * asked["prompt"], (1,) * asked["completion"]
+    rows = [
+        BufferRow("anchor", "workbench", "t", prompt_ids=prompt, completion_ids=(9 + n, *mask[1:]), policy_mask=mask)
+        for n in range(2 * asked["rows"])
+    ]
+    learner.sft(rows, 0, "sft")
     return len(prompt)
 
 
@@ -262,7 +280,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         cells = [
             row["case"],
-            f"{row['rows']} × {row['length']}",
+            f"{row['rows']} × {row['prompt'] + row['completion']}",
             str(row["cap"] or "–"),
             f"{row['estimate'] / GIB:.2f}",
         ]

@@ -489,8 +489,22 @@ def test_a_stage_says_where_its_time_went(tmp_path):
     stages = {record["stage"]: record for record in RunReader.open(str(tmp_path)).stages(1).values()}
     collect, pfpo = stages["collect"], stages["pfpo"]
     assert {"reading", "decoding", "between", "verifying"} <= set(collect["time"])
-    assert sum(collect["time"].values()) <= collect["seconds"]
     assert collect["read_tokens"] > 0
     assert collect["spared_tokens"] > 0, "later turns read their results only"
-    assert {"reading", "decoding", "training"} <= set(pfpo["time"])
-    assert sum(pfpo["time"].values()) <= pfpo["seconds"]
+    assert {"reading", "decoding", "training", "verifying"} <= set(pfpo["time"])
+    for stage in (collect, pfpo, stages["eval-test"]):
+        assert sum(stage["time"].values()) == pytest.approx(stage["seconds"])
+        assert min(stage["time"].values()) >= 0, "no second is counted twice"
+
+
+@pytest.mark.parametrize("share", [True, False], ids=["shared", "as TRL does it"])
+def test_waiting_for_tools_is_told_from_decoding(tmp_path, share):
+    suite = Slow(0)
+    trainer, tasks = make(tmp_path, suite, share_prefixes=share, generation_kwargs={"do_sample": False})
+    began = time.perf_counter()
+    made = trainer.rollout(tiny.requests_for(tasks))
+    took = time.perf_counter() - began
+    assert any(trajectory.calls for trajectory in made)
+    seconds = trainer.spent.seconds
+    assert 0 < seconds["tools"] <= sum(seconds.values()) <= took
+    assert {"reading", "decoding", "between"} <= set(seconds) if share else seconds["generating"] > 0

@@ -75,8 +75,7 @@ class Stages:
         self.reporter.start(round, name, total)
         start, scored = time.perf_counter(), self._verifying()
         record = {"stage": name, **(work() or {}), "seconds": time.perf_counter() - start, **self.memory()}
-        if self._verifying() > scored:
-            record["time"] = {**record.get("time", {}), "verifying": self._verifying() - scored}
+        record |= _parts(record, self._verifying() - scored)
         judging = spent([*self.verifiers, *self.held_out])
         record |= {"judging": judging} if judging else {}
         self.run.append(file_of(round, "stages"), [record])
@@ -150,3 +149,11 @@ class Stages:
     def _scorer_of(self, verifiers: Sequence[Any], references: Sequence[ComponentRef]) -> Scorer:
         identities = [plugins.identity(reference.name, reference.args) for reference in references]
         return Scorer(verifiers, identities, self.run, self.recipe.rollout.verifier_seconds)
+
+
+def _parts(record: Mapping[str, Any], verifying: float) -> dict[str, dict[str, float]]:
+    """What a stage's seconds went into, where that is known, and the rest as "other": together they are its seconds."""
+    told = dict(record.get("time", {}))
+    if verifying:
+        told["verifying"] = told.get("verifying", 0.0) + verifying
+    return {"time": {**told, "other": record["seconds"] - sum(told.values())}} if told else {}

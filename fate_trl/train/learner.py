@@ -13,7 +13,6 @@ import gc
 import logging
 import math
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -172,11 +171,11 @@ class TrlLearner:
     def taken(self) -> dict[str, Any]:
         """Where time went since this was last asked: seconds by what they went into, and tokens read and spared.
 
-        Of rollouts only where they share prefixes; otherwise their engine does not tell.
+        Rollouts that share no prefixes are "generating"; their engine tells neither its parts nor its tokens.
         """
         spent, self._spent = self._spent, Spent()
-        if self._roller is not None and self._roller.sharing is not None:
-            self._roller.sharing.tell(self._spent)
+        if self._roller is not None:
+            self._roller.tell(self._spent)
         read, asked = spent.tokens["read"], spent.tokens["asked"]
         tokens = {"read_tokens": read, "spared_tokens": asked - read} if asked else {}
         return {**tokens, **({"time": dict(spent.seconds)} if spent.seconds else {})}
@@ -267,8 +266,7 @@ class TrlLearner:
                 loss=self.policy_loss if trains else None,
             )
         self._engine = getattr(trainer, "vllm_generation", None)
-        if trainer.sharing is not None:
-            trainer.sharing.tell(self._spent)
+        trainer.tell(self._spent)
         return trainer
 
     def fresh(self) -> None:
@@ -410,10 +408,8 @@ class TrlLearner:
             trainer.add_callback(checkpoints)
         found = last_checkpoint(scratch, self.team.size) if scratch is not None and self.team.leads else None
         try:
-            began, before = time.perf_counter(), sum(self._spent.seconds.values())
-            trainer.train(resume_from_checkpoint=self.team.agreed(found))
-            beside = sum(self._spent.seconds.values()) - before
-            self._spent.seconds["training"] += time.perf_counter() - began - beside
+            with self._spent.on("training"):
+                trainer.train(resume_from_checkpoint=self.team.agreed(found))
         except OUT_OF_MEMORY as error:
             raise FateError(
                 "out of memory in training: in the run's recipe.yaml lower per_device_train_batch_size of this stage, "

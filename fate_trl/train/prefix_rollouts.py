@@ -11,10 +11,12 @@ clock, as long as tools take no longer than PATIENCE. So on a CPU with one threa
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -142,7 +144,6 @@ class Row:
     places: int = 0
     sampled: int = 0
     turn: int = 0
-    logits: torch.Tensor | None = None
     work: Future[Any] | None = None
     over: bool = False
 
@@ -161,13 +162,47 @@ class Spent:
     """Where a rollout's time went, in seconds, and its tokens.
 
     Attributes:
-        seconds: "reading", "decoding", "between" (parsing replies and rendering results) and "idle" (waiting for
-            tools).
+        seconds: By the clock, no second twice: "reading", "decoding", "between" (parsing replies and rendering
+            results), "tools" (waiting for tools that run; beside decoding they run for nothing) and "idle" (waiting
+            while none runs). A trainer adds "generating" (where nothing is shared), "verifying" and "training".
         tokens: "sampled", "read", and "asked": what would be read if every turn of every row began anew.
     """
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     tokens: Counter[str] = field(default_factory=Counter)
+
+    @contextmanager
+    def on(self, what: str) -> Iterator[None]:
+        """Count the seconds in here, less those that are counted under something else meanwhile."""
+        began, before = time.perf_counter(), sum(self.seconds.values())
+        try:
+            yield
+        finally:
+            beside = sum(self.seconds.values()) - before
+            self.seconds[what] += time.perf_counter() - began - beside
+
+
+class _Busy:
+    """Seconds in which at least one of several threads was in here."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._since, self._total = threading.Lock(), 0, 0.0, 0.0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._since = time.perf_counter()
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._total += time.perf_counter() - self._since
+
+    def seconds(self) -> float:
+        with self._lock:
+            return self._total + (time.perf_counter() - self._since if self._inside else 0.0)
 
 
 class Rollouts:
@@ -275,6 +310,7 @@ class _Run:
         self.slots: Slots | None = None
         self.spent = rollouts.spent
         self.patient = rollouts.model.device.type == "cpu"
+        self.busy = _Busy()
 
     def finish(self) -> None:
         while self.queue or self.seats:
@@ -297,13 +333,14 @@ class _Run:
         waiting = [row for row in self.seats if row.work is not None]
         if not waiting:
             return
-        began = time.perf_counter()
         work: list[Any] = [row.work for row in waiting]
-        if not any(row.decodes for row in self.seats):
-            wait(work, return_when="FIRST_COMPLETED")
-        if self.patient:
-            wait(work, timeout=PATIENCE)
-        self.spent.seconds["idle"] += time.perf_counter() - began
+        with self.spent.on("idle"):
+            before = self.busy.seconds()
+            if not any(row.decodes for row in self.seats):
+                wait(work, return_when="FIRST_COMPLETED")
+            if self.patient:
+                wait(work, timeout=PATIENCE)
+            self.spent.seconds["tools"] += self.busy.seconds() - before
         reading = []
         for row, future in zip(waiting, work, strict=True):
             if future.done():
@@ -314,9 +351,8 @@ class _Run:
 
     def _follow(self, row: Row, done: Any) -> bool:
         """Whether a row goes on, after what follows its tools' results was put behind it."""
-        began = time.perf_counter()
-        suffix = self.episodes.follows(row.number, done, row.ids)
-        self.spent.seconds["between"] += time.perf_counter() - began
+        with self.spent.on("between"):
+            suffix = self.episodes.follows(row.number, done, row.ids)
         room = row.room - (len(row.ids) - len(row.prompt))
         if suffix is None or len(suffix) > room:
             row.over = True
@@ -333,15 +369,13 @@ class _Run:
         if not rows:
             return
         assert self.slots is not None
-        began = time.perf_counter()
         new = [row.ids[row.places :] for row in rows]
         seats = [self.seats.index(row) for row in rows]
-        for row, logits in zip(
-            rows, self.rollouts.read(self.slots, seats, new, [row.places for row in rows]), strict=True
-        ):
-            row.places, row.logits = len(row.ids), logits
-        self.spent.seconds["reading"] += time.perf_counter() - began
-        self._sample(rows, torch.stack([row.logits for row in rows if row.logits is not None]))
+        with self.spent.on("reading"):
+            read = self.rollouts.read(self.slots, seats, new, [row.places for row in rows])
+        for row in rows:
+            row.places = len(row.ids)
+        self._sample(rows, torch.stack(read))
 
     def _leave(self) -> None:
         """Close the gaps of rows that are over, from the back."""
@@ -357,22 +391,20 @@ class _Run:
     def _enter(self) -> None:
         if not self.queue:
             return
-        began = time.perf_counter()
-        if self.slots is None:
-            self.slots = self._make_slots()
-        free = self.slots.count - len(self.seats)
-        entering = [self.queue.pop() for _ in range(min(free, len(self.queue)))]
-        read = self._prompts({row.prompt for row in entering})
-        for row in entering:
-            prefix = read[row.prompt]
-            self.slots.put(len(self.seats), prefix, len(row.prompt))
-            row.places, row.turn, row.logits = len(row.prompt), len(row.prompt), prefix.logits
-            self.seats.append(row)
-            self.spent.tokens["asked"] += len(row.prompt)
-        self.rollouts.prefixes.shrink()
-        self.spent.seconds["reading"] += time.perf_counter() - began
+        with self.spent.on("reading"):
+            if self.slots is None:
+                self.slots = self._make_slots()
+            free = self.slots.count - len(self.seats)
+            entering = [self.queue.pop() for _ in range(min(free, len(self.queue)))]
+            read = self._prompts({row.prompt for row in entering})
+            for row in entering:
+                self.slots.put(len(self.seats), read[row.prompt], len(row.prompt))
+                row.places = row.turn = len(row.prompt)
+                self.seats.append(row)
+                self.spent.tokens["asked"] += len(row.prompt)
+            self.rollouts.prefixes.shrink()
         if entering:
-            self._sample(entering, torch.stack([row.logits for row in entering if row.logits is not None]))
+            self._sample(entering, torch.stack([read[row.prompt].logits for row in entering]))
 
     def _make_slots(self) -> Slots:
         longest = max(len(row.prompt) for row in self.queue)
@@ -469,10 +501,13 @@ class _Run:
                 self._end_turn(row)
 
     def _end_turn(self, row: Row) -> None:
-        began = time.perf_counter()
-        work = self.episodes.ended(row.number, row.ids[: row.turn], row.ids[row.turn :])
-        self.spent.seconds["between"] += time.perf_counter() - began
+        with self.spent.on("between"):
+            work = self.episodes.ended(row.number, row.ids[: row.turn], row.ids[row.turn :])
         if work is None:
             row.over = True
         else:
-            row.work = self.pool.submit(work)
+            row.work = self.pool.submit(self._work, work)
+
+    def _work(self, work: Callable[[], Any]) -> Any:
+        with self.busy:
+            return work()

@@ -12,6 +12,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from . import prefix_attention  # noqa: F401  it registers the attention that takes `causal_head`
 from .prefix_cache import additive_or_boolean
 from .prefix_rollouts import Sampling
 
@@ -77,6 +78,7 @@ def of_trial(model: Any) -> str:
                 attention_mask=additive_or_boolean(seen[None, None].to(device), model),
                 use_cache=False,
                 logits_to_keep=torch.tensor([7, 11], device=device),
+                causal_head=8,
             ).logits[0]
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         return f"{type(model).__name__} cannot be called with a mask and positions of ours ({error})"

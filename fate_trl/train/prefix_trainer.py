@@ -1,7 +1,8 @@
 """GRPOTrainer with shared prefixes, which policy_loss.py stands on; without `share_prefixes` all is TRL's, to the bit.
 
-It overrides four methods of TRL's and copies none:
+It overrides five methods of TRL's and copies none:
 
+- `_generate` compiles the template that replies are read with once, and not for each reply.
 - `_generate_single_turn`, asked for the first turns of a batch, rolls whole episodes out, and `_tool_call_loop` returns
   what they did.
 - `_generate_and_score_completions` numbers the rows, and `_prepare_inputs` puts them back into that order after TRL's
@@ -12,12 +13,16 @@ Updates are shared beneath TRL's methods, in the model's forward (`prefix_update
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers.utils.chat_parsing.response_templates import load_response_template
 from trl import GRPOTrainer
 
 from . import batches
+from .prefix_rollouts import Spent
 from .prefix_sharing import Sharing
 
 
@@ -26,9 +31,11 @@ class PrefixTrainer(GRPOTrainer):
 
     Attributes:
         sharing: What is shared; None if nothing is.
+        spent: Where its time went.
     """
 
     sharing: Sharing | None = None
+    spent = Spent()
     args: Any
     _buffered_inputs: Any
 
@@ -36,6 +43,18 @@ class PrefixTrainer(GRPOTrainer):
         super().__init__(*args, **kwargs)
         if getattr(self.args, "share_prefixes", False):
             self.sharing = Sharing.of(self)
+        self.tell(Spent())
+
+    def tell(self, spent: Spent) -> None:
+        """Count from now on in there."""
+        self.spent = spent
+        if self.sharing is not None:
+            self.sharing.tell(spent)
+
+    def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
+        with _compiled(self._tokenizer):
+            generated: tuple[Any, ...] = super()._generate(prompts)
+        return generated
 
     @property
     def _whole_groups(self) -> bool:
@@ -44,12 +63,16 @@ class PrefixTrainer(GRPOTrainer):
 
     def _generate_single_turn(self, prompt_ids: Any, *more: Any, **named: Any) -> Any:
         if self.sharing is None or not self.sharing.generates:
-            return super()._generate_single_turn(prompt_ids, *more, **named)  # type: ignore[no-untyped-call]
+            with self.spent.on("generating"):
+                return super()._generate_single_turn(prompt_ids, *more, **named)  # type: ignore[no-untyped-call]
         return self.sharing.first_turns(self, prompt_ids), None
 
     def _tool_call_loop(self, *given: Any, **named: Any) -> Any:
         ran = None if self.sharing is None else self.sharing.episodes()
-        return super()._tool_call_loop(*given, **named) if ran is None else ran  # type: ignore[no-untyped-call]
+        if ran is not None:
+            return ran
+        with self.spent.on("tools"):
+            return super()._tool_call_loop(*given, **named)  # type: ignore[no-untyped-call]
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         out: dict[str, Any] = super()._generate_and_score_completions(inputs)
@@ -64,3 +87,17 @@ class PrefixTrainer(GRPOTrainer):
             return inputs
         self._buffered_inputs = batches.whole_groups(self._buffered_inputs)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+
+@contextmanager
+def _compiled(tokenizer: Any) -> Iterator[None]:
+    """A tokenizer whose `response_template` is compiled, which transformers does anew for every reply."""
+    template = getattr(tokenizer, "response_template", None)
+    if not isinstance(template, dict):
+        yield
+        return
+    tokenizer.response_template = load_response_template(template)
+    try:
+        yield
+    finally:
+        tokenizer.response_template = template

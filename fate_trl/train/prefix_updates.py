@@ -19,6 +19,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from trl.trainer.utils import FusedCausalLMOutput
 
+from . import prefix_attention  # noqa: F401  it registers the attention that takes `causal_head`
 from .prefix_cache import additive_or_boolean, shared
 
 BUDGET = 4096
@@ -53,6 +54,11 @@ class Pack:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def first(self) -> int:
+        """Tokens of the first row: each sees all before it."""
+        return self._blocks[0][1]
 
     def new(self, row: Sequence[int]) -> int:
         """How many tokens this row would add, copies left aside."""
@@ -233,7 +239,7 @@ def _placed(
     return empty.index_copy(1, torch.tensor(index, device=device), all_F_N).view(-1, *shape)
 
 
-def _inputs(batch: Sequence[Pack], model: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def _inputs(batch: Sequence[Pack], model: Any) -> tuple[dict[str, Any], torch.Tensor]:
     """What the model is called with, padded on the left, so that most labels are at the end; and where they stand."""
     longest = len(batch[0])
     ids, places, labels = (np.full((len(batch), longest), filler) for filler in (0, 0, -100))
@@ -249,11 +255,13 @@ def _inputs(batch: Sequence[Pack], model: Any) -> tuple[dict[str, torch.Tensor],
         "attention_mask": additive_or_boolean(torch.from_numpy(seen).to(device), model),
         "shift_labels": torch.from_numpy(labels).to(device),
     }
+    if len(batch) == 1:
+        inputs["causal_head"] = batch[0].first
     return inputs, torch.from_numpy(np.flatnonzero(labels.reshape(-1) != -100)).to(device)
 
 
 def _fused(
-    forward: Callable[..., Any], inputs: dict[str, torch.Tensor], at: torch.Tensor, fields: Sequence[str] = FIELDS
+    forward: Callable[..., Any], inputs: dict[str, Any], at: torch.Tensor, fields: Sequence[str] = FIELDS
 ) -> torch.Tensor:
     """(fields, labels) by TRL's head, which holds no logits and scores labels only where Triton is."""
     out = forward(**inputs, fused_lm_head=True)
@@ -282,7 +290,7 @@ def _head(temperature: float, entropy_gradient: bool, more: Sequence[str] = ()) 
             told.append((2 * all_N_V.detach()).logsumexp(dim=1))
         return torch.stack(told)
 
-    def run(forward: Callable[..., Any], inputs: dict[str, torch.Tensor], at: torch.Tensor) -> torch.Tensor:
+    def run(forward: Callable[..., Any], inputs: dict[str, Any], at: torch.Tensor) -> torch.Tensor:
         labels = inputs["shift_labels"]
         kept, where = (at % labels.size(1)).unique(return_inverse=True)
         given = {key: value for key, value in inputs.items() if key != "shift_labels"}

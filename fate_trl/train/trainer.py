@@ -431,7 +431,8 @@ class PFPOTrainer(LossTrainer):
         An error row holds 0 until TRL has computed its matrix, which then becomes NaN: TRL prints all arguments of a
         row that is all None.
         """
-        cards = score_all(self._verifiers, trajectories, self._verifier_seconds)
+        with self.spent.on("verifying"):
+            cards = score_all(self._verifiers, trajectories, self._verifier_seconds)
         for column in self._columns:
             scores = [card.scores[column.__name__] for card in cards]
             column.values = [0.0 if score.status == "error" else score.value for score in scores]
