@@ -249,7 +249,7 @@ def _inputs(batch: Sequence[Pack], model: Any) -> tuple[dict[str, Any], torch.Te
         ids[b, pad:], places[b, pad:], labels[b, pad:] = pack.ids, pack.places, pack.labels
         seen[b, 0, pad:, pad:] = pack.seen()
     device = model.device
-    inputs = {
+    inputs: dict[str, Any] = {
         "input_ids": torch.from_numpy(ids).to(device),
         "position_ids": torch.from_numpy(places).to(device),
         "attention_mask": additive_or_boolean(torch.from_numpy(seen).to(device), model),
