@@ -260,7 +260,7 @@ def apart(asked: dict[str, Any], gpu: bool, out: Any) -> None:
 
 
 def rows_of(cases: dict[str, dict[str, Any]], gpu: bool) -> Iterator[dict[str, Any]]:
-    context = multiprocessing.get_context("fork")  # a child starts with everything imported, and nothing else
+    context = multiprocessing.get_context("spawn")  # a fork would start with pages that are counted as its parent's
     found = {}
     for name, asked in cases.items():
         receiver, sender = context.Pipe(duplex=False)

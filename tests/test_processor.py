@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -75,3 +79,17 @@ def test_unsettled_types_are_the_safe_ones(monkeypatch):
 def test_other_words_are_refused(wrong):
     with pytest.raises(RecipeError, match=next(iter(wrong))):
         make_recipe({"suites": ["workbench"], "model": wrong})
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
+def test_freed_tensors_are_given_back_though_others_lie_between_them():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    processor.give_memory_back()
+    before = resident()
+    tensors = [torch.ones(200_000 + 1_000 * i) for i in range(100)]
+    full = resident() - before
+    tensors = tensors[9::10]
+    assert resident() - before < 0.3 * full
+    assert sum(map(len, tensors)) > 0

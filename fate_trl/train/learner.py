@@ -44,9 +44,10 @@ from .engine import one_engine
 from .examples import Unrenderable, renderable, tokens_of
 from .models import ADAPTER, load_model
 from .pair_facts import check_pairs
-from .prefix_rollouts import Spent
 from .prefix_sharing import share_training
+from .processor import give_memory_back
 from .rows import request_dataset
+from .spent import Spent
 from .templates import render
 from .trainer import PFPOTrainer
 
@@ -114,6 +115,7 @@ class TrlLearner:
         policy_loss: PolicyLoss | None = None,
         callbacks: Sequence[Any] = (),
     ):
+        give_memory_back()
         if isinstance(recipe.model.threads, int):
             torch.set_num_threads(recipe.model.threads)
         set_seed(recipe.seed)  # the adapter's first weights are random

@@ -10,8 +10,9 @@ from trl.models.utils import unwrap_model_for_generation
 
 from . import prefix_support
 from .prefix_episodes import ToolTurns
-from .prefix_rollouts import Rollouts, Row, Spent
+from .prefix_rollouts import Rollouts, Row
 from .prefix_updates import share_updates
+from .spent import Spent
 
 
 def share_training(trainer: Any, more: Sequence[str] = ()) -> None:

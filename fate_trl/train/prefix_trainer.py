@@ -22,8 +22,8 @@ from transformers.utils.chat_parsing.response_templates import load_response_tem
 from trl import GRPOTrainer
 
 from . import batches
-from .prefix_rollouts import Spent
 from .prefix_sharing import Sharing
+from .spent import Spent
 
 
 class PrefixTrainer(GRPOTrainer):

@@ -6,6 +6,8 @@ slower. A second thread halves the time of a large product, and doubles that of 
 
 from __future__ import annotations
 
+import ctypes
+import os
 import time
 from collections.abc import Mapping
 from functools import cache
@@ -23,8 +25,24 @@ ROWS, INNER, OUTER = 256, 576, 1536
 TRIALS = 5
 """The fastest of so many counts, since other work only ever slows one down (ours)."""
 
+MAPPED = 2**18
+"""Bytes (ours) from which a block of memory is given back as soon as it is free."""
+
 GAIN = 1.15
 """bfloat16, which is less exact, or a further thread must be faster by this factor (ours)."""
+
+
+def give_memory_back() -> None:
+    """On a CPU with glibc: give freed tensors back to the system at once, unless the user set that threshold.
+
+    By itself glibc keeps blocks of up to 32 MB, and cannot put an aligned one where another of its size was: training
+    steps then hold up to twice the memory of their tensors. New pages cost a few per cent of a large step's time
+    (docs/results/memory.md).
+    """
+    libc = ctypes.CDLL(None) if os.name == "posix" else None
+    if "MALLOC_MMAP_THRESHOLD_" not in os.environ and not torch.cuda.is_available() and hasattr(libc, "mallopt"):
+        for option, value in ((-3, MAPPED), (-4, 2**15)):  # M_MMAP_THRESHOLD, M_MMAP_MAX
+            libc.mallopt(option, value)  # type: ignore[union-attr]
 
 
 @cache
