@@ -10,6 +10,9 @@ from fate_trl.errors import FateError, RecipeError
 from fate_trl.ledger.writing import RunDirectory
 from fate_trl.metrics.concerns import diagnose
 from fate_trl.recipe.loading import load_recipe
+from fate_trl.report.page import report
+from fate_trl.report.reading import Run
+from fate_trl.report.summary import summarise
 
 JUDGES = '''
 from fate_trl import Component, Score, hookimpl
@@ -121,3 +124,55 @@ def test_progress_against_a_held_out_decline_is_a_concern(after, warned):
     found = [concern for concern in diagnose(rows, {}) if concern.rule == "gamed"]
     assert [concern.round for concern in found] == ([1] if warned else [])
     assert not warned or "honest" in found[0].text
+
+
+TWIN = '''
+from fate_trl import Component, Score, hookimpl
+
+
+class Twin:
+    """A second opinion on `security`: the state's own facts, or what never looks (`blind`)."""
+
+    objectives = ("security",)
+
+    def __init__(self, blind: bool = False):
+        self.blind = blind
+
+    def score(self, trajectories):
+        return [{"security": self.one(trajectory)} for trajectory in trajectories]
+
+    def one(self, trajectory):
+        if trajectory.task.kind == "benign":
+            return Score.not_applicable()
+        unsafe = trajectory.outcome.attacked or bool(trajectory.outcome.harm)
+        return Score(float(self.blind or not unsafe))
+
+
+@hookimpl
+def fate_trl_verifiers():
+    return [Component("twin", Twin, "a second opinion")]
+'''
+
+
+def test_the_report_says_how_far_they_agree_with_those_that_train(tmp_path):
+    (tmp_path / "twin.py").write_text(TWIN)
+    found = {}
+    for blind in (False, True):
+        held = [{"name": f"{tmp_path}/twin.py", "args": {"blind": blind}}]
+        recipe = {**RECIPE, "evaluation": {"tasks": 30, "validation": 0, "verifiers": held}}
+        (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+        run(tmp_path / "r.yaml", tmp_path / f"run{blind}")
+        shown = Run.open(tmp_path / f"run{blind}")
+        (found[blind],) = summarise(shown)["agreement"]
+        assert f"{found[blind]['alpha']:.2f}</td>" in report(shown)
+    assert found[False]["objective"] == "security"
+    assert {"base", "round-1", "obey"} <= set(found[False]["policies"])
+    assert (found[False]["alpha"], found[False]["low"], found[False]["agree"]) == (1, 1, 1)
+    assert found[True]["alpha"] < 0.05, "agreeing in most cases by never looking is worth nothing"
+    assert 0.5 < found[True]["agree"] < 1
+    assert found[True]["n"] == found[False]["n"] > 60
+
+
+def test_without_a_common_objective_nothing_is_said_of_agreement(ran):
+    _, directory = ran("with", {})
+    assert summarise(Run.open(directory.path))["agreement"] == []

@@ -19,6 +19,7 @@ from ..messages import text_of
 from ..metrics import compare, wilson
 from ..metrics.concerns import diagnose, objectives_of_log
 from ..types import KINDS, PASS_AT, TRAINING, ToolCall
+from .agreeing import agreements
 from .reading import EvaluatedPolicy, Run
 
 Json = dict[str, Any]
@@ -33,8 +34,8 @@ def summarise(run: Run) -> Json:
 
     Returns:
         {"schema", "run", "policies", "before", "after", "concerns", "metrics", "change", "undecided", "suites",
-        "fronts", "scores", "repairs", "training", "cost", "errors", "reasons", "examples"}, JSON values only; each
-        is described where it is made. Parts that the run has nothing for are empty.
+        "fronts", "scores", "agreement", "repairs", "training", "cost", "errors", "reasons", "examples"}, JSON values
+        only; each is described where it is made. Parts that the run has nothing for are empty.
     """
     learned = [policy for policy in run.policies if not policy.scripted and "test" in policy.stages]
     after = run.policy() if learned else None
@@ -56,6 +57,7 @@ def summarise(run: Run) -> Json:
         "suites": _suites(run),
         "fronts": _fronts(run),
         "scores": _scores(run, before, after),
+        "agreement": agreements(run),
         "repairs": [_repairs(run, number, seen) for number, found in run.rounds.items() if found.selections],
         "training": _training(run),
         "cost": _cost(run),
