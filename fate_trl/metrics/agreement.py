@@ -73,6 +73,6 @@ def agreement(units: Sequence[Sequence[Hashable]], clusters: Sequence[Hashable],
     if np.isnan(value):
         return none
     draws_B_C = np.random.default_rng([seed, len(by)]).multinomial(len(by), np.full(len(by), 1 / len(by)), RESAMPLES)
-    resampled = alpha(np.tensordot(draws_B_C, totals_C_K_K, axes=1))
+    resampled = alpha(np.tensordot(draws_B_C.astype(float), totals_C_K_K, axes=1))
     low, high = np.nanquantile(resampled, (0.025, 0.975))
     return {"alpha": value, "low": float(low), "high": float(high), **told}
