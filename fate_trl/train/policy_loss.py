@@ -109,7 +109,7 @@ class LossTrainer(PrefixTrainer):
 
     def _columns_of(self, question: Question, reward_B: np.ndarray) -> dict[str, np.ndarray]:
         """What losses and callbacks want to know of each row, (B,) over all processes."""
-        if self.policy_loss is None and not self._asking:
+        if self.policy_loss is None and not any(hasattr(each, "watch") for each in self.components_told):
             return {}
         valid_G_N = question.valid_G_N
         reward_G_N = np.where(valid_G_N, reward_B.reshape(valid_G_N.shape), np.nan)
