@@ -12,6 +12,7 @@ from test_checkpoints import PFPO, At, Killed
 from test_stages import learner, requests
 
 from fate_trl import plugins
+from fate_trl.hookspecs import Stateful
 from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.policies import load_policy, save_policy
 from fate_trl.train import learner as torch_learner
@@ -21,6 +22,17 @@ METHODS = {
     "lagrangian": {"thresholds": {"security": 0.9, "utility": 0.9}, "rate": 0.5},
     "value-differences": {},
 }
+
+
+STEERING = {
+    "losses/rebel": ({"eta": 2.0}, "pareto-front", {}),
+    "losses/trpa": ({}, "pareto-front", {"beta": 0.1}),
+    "control/kl-pid": ({"base": 1e-3, "low": 1e-4, "high": 2e-3}, "pareto-front", {"beta": 0.1}),
+    "control/hypervolume-weights": ({}, "pareto-front", {}),
+    "control/gradient-weights": ({"every": 2}, "weighted-sum", {}),
+    "control/min-norm": ({}, "weighted-sum", {}),
+}
+"""Arguments, the selector beside it, and keys of pfpo."""
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +45,20 @@ def folder(tmp_path_factory):
 
 
 def made_with(folder, name):
-    made = learner(folder, pfpo=PFPO | {"redraw_rounds": 0, "max_steps": 6, "learning_rate": 1e-3})
-    made.selector = plugins.load("selector", f"advantages/{name}", METHODS[name])
-    made.keep_states_of({"selector": made.selector})
+    arguments, selector, keys = STEERING.get(name, (METHODS.get(name), f"advantages/{name}", {}))
+    made = learner(folder, pfpo=PFPO | {"redraw_rounds": 0, "max_steps": 6, "learning_rate": 1e-3, **keys})
+    made.selector = plugins.load("selector", selector, METHODS.get(name, {}))
+    family = name.rpartition("/")[0]
+    if family == "losses":
+        made.policy_loss = plugins.load("policy loss", name, arguments)
+    elif family == "control":
+        made.callbacks = [plugins.load("callback", name, arguments)]
+    made.learning = made.callbacks[0] if made.callbacks else made.selector
+    made.keep_states_of({"selector": made.selector, "callback-0": made.learning})
     return made
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, *STEERING])
 def test_killed_and_resumed_it_equals_a_run_that_was_not(folder, tmp_path, monkeypatch, name):
     """Losses, weights and state, to the bit."""
     whole = made_with(folder, name)
@@ -55,14 +74,31 @@ def test_killed_and_resumed_it_equals_a_run_that_was_not(folder, tmp_path, monke
     monkeypatch.undo()
     last = made_with(folder, name)
     resumed = last.pfpo(requests(last, "pfpo"), 3, str(tmp_path / "part"))
-    assert last.selector.state_dict() == whole.selector.state_dict()
     losses = [[e["loss"] for e in summary["log"] if "loss" in e] for summary in (resumed, unbroken)]
     assert losses[0] == losses[1]
     assert any(losses[0])
     after, wanted = tiny.state(last.model), tiny.state(whole.model)
     assert all((after[key] == wanted[key]).all() for key in wanted)
-    assert last.selector.state_dict() != made_with(folder, name).selector.state_dict(), "it learned something"
-    assert resumed["selector"] == last.selector.metrics()
+    if isinstance(last.learning, Stateful):
+        assert last.learning.state_dict() == whole.learning.state_dict()
+        assert last.learning.state_dict() != made_with(folder, name).learning.state_dict(), "it learned something"
+    if name in METHODS:
+        assert resumed["selector"] == last.selector.metrics()
+
+
+@pytest.mark.parametrize("name", ["control/hypervolume-weights", "control/gradient-weights", "control/kl-pid"])
+def test_a_callback_goes_back_with_a_round_that_is_rolled_back(folder, tmp_path, name):
+    run, made = RunDirectory(tmp_path), made_with(folder, name)
+    load_policy(made, run, 0)
+    before = made.learning.state_dict()
+    made.pfpo(requests(made, "pfpo"), 3)
+    learned = made.learning.state_dict()
+    assert learned != before
+    save_policy(made, run, "rounds/01/policy")
+    load_policy(made, run, 0)
+    assert made.learning.state_dict() == before
+    load_policy(made, run, 1)
+    assert made.learning.state_dict() == learned
 
 
 def test_a_round_that_is_rolled_back_takes_the_state_along(folder, tmp_path):
