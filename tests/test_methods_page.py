@@ -27,6 +27,7 @@ def test_every_component_of_the_plugin_has_a_row():
     own |= {f"preferences/{name}" for name in plugins.components("preferences", "pairing")}
     own |= {f"losses/{name}" for name in plugins.components("losses", "policy loss")}
     own |= {f"preferences/{name}" for name in plugins.components("preferences", "pair loss")}
+    own |= {f"control/{name}" for name in plugins.components("control", "callback")}
     listed = [row.component for row in ROWS]
     assert own <= set(listed)
     assert len(listed) == len(set(listed))

@@ -18,6 +18,7 @@ import pytest
 @pytest.mark.parametrize("layout", ["whole", "spanning"])
 def test_two_processes(tmp_path, layout):
     """`whole`: each process holds whole groups; `spanning`: one group lies on both."""
+    pytest.importorskip("fate_trl_methods", reason="not installed: pip install plugins/fate-trl-methods")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     subprocess.run([*command, __file__, str(tmp_path), layout], check=True, timeout=280)
     one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
@@ -36,6 +37,15 @@ def test_two_processes(tmp_path, layout):
     assert one["learned"][0] == 2, "once per generation"
     assert one["asked"] == two["asked"], "both see the rows of both, and say the same of them"
     assert one["widths"] != [] != two["widths"], "each takes its own rows, as wide as its own completions"
+    assert one["lost"] == two["lost"], "weights, what a callback learned, and its sums over both"
+    if layout == "whole":
+        assert [sorted(row["place"]) for row in one["told"] + two["told"]] == [[0, 1, 2, 3]] * 4
+        assert [row["mean"] for row in one["told"] + two["told"]] == [[1.5] * 4] * 4
+    else:
+        pairs = zip(one["told"], two["told"], strict=True)
+        assert [sorted(a["place"] + b["place"]) for a, b in pairs] == [[0, 1, 2, 3]] * 2
+        assert [row["mean"] for row in one["told"] + two["told"]] == [[1.5] * 2] * 4
+        assert one["refused"] == two["refused"] == "Widely"
 
 
 def rolled_out(folder: Path) -> dict[str, Any]:
@@ -63,7 +73,7 @@ def rolled_out(folder: Path) -> dict[str, Any]:
     }
 
 
-def make(folder: Path, rewards: list[Any], selector: Any = "product", **changes: Any) -> Any:
+def make(folder: Path, rewards: list[Any], selector: Any = "product", more: Any = None, **changes: Any) -> Any:
     import tiny
     from datasets import Dataset
 
@@ -78,6 +88,7 @@ def make(folder: Path, rewards: list[Any], selector: Any = "product", **changes:
         Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in ("pay alice", "pay bob")] * 4),
         processing_class=tokenizer,
         selector=selector,
+        **(more or {}),
     )
 
 
@@ -167,10 +178,56 @@ def learned(folder: Path, layout: str) -> dict[str, Any]:
     return {"learned": [taught.count, taught.seen], "asked": taught.said, "widths": widths}
 
 
+def lost(folder: Path, layout: str) -> dict[str, Any]:
+    """Two steps with a policy loss of a plugin, over whole groups where they lie on one process, and a callback."""
+    import numpy as np
+    from fate_trl_methods.control import HypervolumeWeights, KlStop
+    from fate_trl_methods.gradients import GradientWeights
+
+    from fate_trl.errors import RecipeError
+
+    whole, told = layout == "whole", []
+
+    class Regression:
+        whole_groups = whole
+
+        def columns(self, scores_G_N_M, *, reward_G_N, objectives, valid_G_N):
+            place_G_N = np.broadcast_to(np.arange(4), valid_G_N.shape)
+            return {"place": place_G_N, "mean": np.broadcast_to(reward_G_N.mean(axis=1)[:, None], valid_G_N.shape)}
+
+        def __call__(self, batch):
+            told.append({name: values.tolist() for name, values in batch.columns.items()})
+            assert not whole or batch.together_B_B.all()
+            return ((batch.log_ratio_B - batch.reward_B + batch.columns["mean"]) ** 2).mean()
+
+    class Widely(Regression):
+        whole_groups = True
+
+    def points(prompts: list[Any], **_: Any) -> list[float]:
+        return [float((trainer.accelerator.process_index * len(prompts) + i) % 4) for i in range(len(prompts))]
+
+    stop, volume, weights = KlStop(since="sampled"), HypervolumeWeights(), GradientWeights()
+    size = {"per_device_train_batch_size": 4 if whole else 2, "max_steps": 2}
+    more = {"loss": Regression(), "callbacks": [stop, volume, weights]}
+    trainer = make(folder, [points], "weighted-sum", more, **size)
+    trainer.train()
+    refused = ""
+    if not whole:
+        try:
+            make(folder, [points], "weighted-sum", {"loss": Widely()}, **size)
+        except RecipeError as error:
+            refused = str(error).split()[0]
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    sums = [value.detach().double().sum().item() for value in model.parameters()]
+    states = [each.state_dict() for each in (stop, volume, weights)]
+    return {"told": told, "lost": [sums, *states], "refused": refused}
+
+
 def main(folder: Path, layout: str) -> None:
     import torch
 
     result = {**rolled_out(folder), **scored(folder, layout), **trained(folder), **learned(folder, layout)}
+    result |= lost(folder, layout)
     (folder / f"{torch.distributed.get_rank()}.json").write_text(json.dumps(result))
     torch.distributed.destroy_process_group()
 

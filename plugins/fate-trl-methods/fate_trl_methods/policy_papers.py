@@ -1,4 +1,4 @@
-"""Rows of docs/methods.md for what works on the update itself: policy losses. See papers.py."""
+"""Rows of docs/methods.md for what works on the update itself: policy losses and callbacks. See papers.py."""
 
 from __future__ import annotations
 
@@ -81,4 +81,36 @@ LOSSES = (
         "the extra likelihood falls on successes alone",
     ),
 )
-ROWS = LOSSES
+CONTROL = (
+    Row(
+        "control/kl-pid",
+        "callback with state",
+        "SAFE: Stable Alignment Finetuning with Entropy-Aware Predictive Control for RLHF",
+        "a planted spike of the divergence raises beta within a step, then it recovers; it goes on after a resume",
+    ),
+    Row(
+        "control/kl-stop",
+        "callback with state",
+        "Trust Region Policy Optimization",
+        "after a planted large step no further one is taken",
+    ),
+    Row(
+        "control/hypervolume-weights",
+        "callback with state",
+        "Learning to Optimize Multi-Objective Alignment Through Dynamic Reward Weighting",
+        "the volume of the kept means never falls; advantages are scaled, with `scale_rewards: group` too",
+    ),
+    Row(
+        "control/gradient-weights",
+        "callback with state",
+        "Learning to Optimize Multi-Objective Alignment Through Dynamic Reward Weighting",
+        "weights stay on the simplex, and converge to the planted objective that agrees with the others",
+    ),
+    Row(
+        "control/min-norm",
+        "callback with state",
+        "Multi-Task Learning as Multi-Objective Optimization",
+        "the weights are those of the shortest weighted gradient, along which no objective falls",
+    ),
+)
+ROWS = (*LOSSES, *CONTROL)
