@@ -442,7 +442,8 @@ class Pair(Record):
         chosen_mask, rejected_mask: 1 where the policy wrote the token, and the other side does not begin alike.
         score_gap: Mean over the objectives that have a value on both sides of what the repair scores more, in [-1, 1]
             (ours).
-        failure, repair: The `Trajectory.attempt` of the rejected side, and of the repair in "repair".
+        failure, repair: The `Trajectory.attempt` of the rejected side, and of the repair in "repair"; -1 for a side
+            that is empty, as in pairs of one side.
         rejected_stage: The rejected side's stage, "collect" or "repair".
         rejected_round: The round that made the rejected side; 0 for `round` itself.
         feedback: The verifiers' sentences on the rejected side; "" if there are none.

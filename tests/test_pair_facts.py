@@ -9,13 +9,14 @@ import tiny
 import torch
 from peft import LoraConfig, get_peft_model
 from test_checkpoints import At, Killed, losses
-from test_preference import AGAIN, FAILED, KEYS, LORA, PAIRS, REPAIRED, moved
-from test_stages import folder, learner  # noqa: F401 (a fixture)
+from test_preference import AGAIN, FAILED, KEYS, LORA, PAIRS, REPAIRED, moved, run_in
+from test_stages import folder, learner, requests  # noqa: F401 (a fixture)
 from trl import DPOConfig
 from trl.trainer.utils import use_adapter
 
 from fate_trl.choose.pairings import pair_of
 from fate_trl.errors import FateError, PluginError, RecipeError
+from fate_trl.ledger.reading import RunReader
 from fate_trl.recipe.checks import check_pair_loss
 from fate_trl.recipe.loading import make_recipe
 from fate_trl.train import learner as torch_learner
@@ -298,7 +299,7 @@ class Forgets(Asks):
 )
 def test_a_loss_that_breaks_its_contract_is_told_with_the_recipe(loss, said):
     with pytest.raises(PluginError, match=said):
-        check_pair_loss(loss, None, "reflect")
+        check_pair_loss(loss, None, "reflect", None)
 
 
 ASKING = """
@@ -320,3 +321,53 @@ def test_repair_prompts_that_show_no_failure_are_refused_before_a_model_loads(tm
     with pytest.raises(RecipeError, match=f"and those of {strategy} do not"):
         make_recipe({**keys, "repair": {"strategy": strategy}})
     make_recipe(keys)
+
+
+LONE = ASKING.replace('needs = ("repair_prompt",)', "unpaired = True")
+
+
+def test_a_pairing_of_one_side_needs_a_loss_that_takes_it(tmp_path):
+    file = tmp_path / "asking.py"
+    keys = {"suites": ["workbench"]}
+    pairing = {"name": "chosen-failure", "args": {"unpaired": True}}
+    with pytest.raises(RecipeError, match="TRL's losses take none: set loss"):
+        make_recipe({**keys, "preference": {"pairing": pairing}})
+    file.write_text(ASKING)
+    with pytest.raises(RecipeError, match="the pair loss Asking takes none"):
+        make_recipe({**keys, "preference": {"pairing": pairing, "loss": str(file)}})
+    file = tmp_path / "lone.py"
+    file.write_text(LONE)
+    make_recipe({**keys, "preference": {"pairing": pairing, "loss": str(file)}})
+
+
+def test_in_a_run_failures_without_a_repair_stand_alone_and_pairs_keep_what_was_said(tmp_path):
+    (tmp_path / "lone.py").write_text(LONE)
+    pairing = {"name": "chosen-failure", "args": {"unpaired": True}}
+    preference = {"pairing": pairing, "loss": str(tmp_path / "lone.py")}
+    evolution = run_in(tmp_path / "run", preference=preference, repair={"k": 1})
+    told = RunReader.open(tmp_path / "run").stages(1)
+    pairs = evolution.learner.seen
+    alone = [pair for pair in pairs if not pair.chosen_ids]
+    assert told["pairs"]["pairing"] == {"alone": len(alone)}
+    assert 0 < len(alone) < len(pairs) == told["collect"]["failures"]
+    assert all(pair.repair == -1 and any(pair.rejected_mask) for pair in alone)
+    assert all(pair.feedback for pair in pairs)
+    assert all(bool(pair.repair_prompt_ids) == bool(pair.chosen_ids) for pair in pairs)
+
+
+def test_the_turn_that_a_verifier_faults_is_found_in_what_a_model_wrote(tmp_path):
+    """A policy that acts: of each of its messages the tokens, tools' results in between."""
+    tokenizer = tiny.make_tokenizer()
+    tiny.acting_model(tokenizer).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    made = learner(tmp_path)
+    tried = made.rollout(requests(made) * 4, seed=1)
+    assert max(len(trajectory.messages) for trajectory in tried) > 2
+    for failed in tried:
+        spoken = [i for i, message in enumerate(failed.messages) if message["role"] == "assistant"]
+        for turn, step in enumerate(spoken):
+            card = ScoreCard({"security": Score(0.0, step=step)})
+            pair = pair_of((failed, card), (failed, card), failed, 1)
+            assert fault_turn(pair) == turn
+            said = tokenizer.decode(pair.rejected_ids[slice(*pair.fault)])
+            assert all(call["function"]["name"] in said for call in failed.messages[step].get("tool_calls") or ())

@@ -14,9 +14,29 @@ fate_trl_api = 1
 
 
 class ChosenFailure:
-    """Each chosen repair beside the failure that it repairs, both under the plain task's prompt (ours)."""
+    """Each chosen repair beside the failure that it repairs, both under the plain task's prompt (ours).
+
+    Args:
+        unpaired: A failure without a chosen repair stands alone; for pair losses that take pairs of one side.
+    """
+
+    def __init__(self, unpaired: bool = False):
+        self.unpaired = unpaired
+        self._alone = 0
+
+    def metrics(self) -> dict[str, float]:
+        """Failures that stand alone, where they may."""
+        return {"alone": self._alone} if self.unpaired else {}
 
     def pairs(self, tried: Tried) -> list[Pair | None]:
+        alone = [repair.failure for repair in tried.repairs if repair.chosen is None and self.unpaired]
+        self._alone = len(alone)
+        return [
+            *self._both(tried),
+            *(lone_failure((failure.trajectory, failure.card), tried.round) for failure in alone),
+        ]
+
+    def _both(self, tried: Tried) -> list[Pair | None]:
         return [
             pair_of(
                 (repair.candidates[repair.chosen], repair.cards[repair.chosen]),
@@ -75,6 +95,28 @@ def pair_of(better: Case, worse: Case, plain: Trajectory, round: int, worse_roun
         feedback=" ".join(feedback(Failure(*worse))),
         fault=_fault(worse, rejected_given),
         repair_prompt_ids=() if _begins_like(better[0], plain) else better[0].prompt_ids,
+    )
+
+
+def lone_failure(worse: Case, round: int) -> Pair | None:
+    """A failure without a better side as a pair of one side; None where it has no tokens of this model."""
+    trajectory, card = worse
+    if not (trajectory.prompt_ids and any(trajectory.policy_mask)):
+        return None
+    return Pair(
+        suite=trajectory.task.suite,
+        task=trajectory.task.id,
+        round=round,
+        prompt_ids=trajectory.prompt_ids,
+        chosen_ids=(),
+        chosen_mask=(),
+        rejected_ids=trajectory.completion_ids,
+        rejected_mask=trajectory.policy_mask,
+        score_gap=0.0,
+        failure=trajectory.attempt,
+        repair=-1,
+        feedback=" ".join(feedback(Failure(trajectory, card))),
+        fault=_fault(worse, 0),
     )
 
 

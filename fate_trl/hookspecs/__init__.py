@@ -344,6 +344,9 @@ class Pairing(Protocol):
     candidate of a repair. Where that returns None, two trajectories make no pair; it stands in the list, and is
     counted. Any other thing is a PluginError. The same round gives the same pairs, so it has no state. There may be
     `metrics()`, numbers by name about the pairs made last: they stand in the stage's record, as `pairing`.
+
+    Optional: `unpaired = True` says that some of its pairs may have one side only, the other being empty; the pair loss
+    must take such.
     """
 
     def pairs(self, tried: Tried) -> list[Pair | None]: ...

@@ -23,7 +23,7 @@ def pairs_of(pairing: Pairing, tried: Tried) -> tuple[list[Pair], dict[str, Any]
         raise PluginError(f"{who} returned {str(asked)[:80]}; it returns a list of Pair, None where there is none.")
     pairs = [pair for pair in asked if pair is not None]
     for pair in pairs:
-        if wrong := _wrong(pair, tried.round, tasks):
+        if wrong := _wrong(pair, tried.round, tasks, getattr(pairing, "unpaired", False)):
             raise PluginError(f"{who}: a pair of task {pair.task!r} {wrong}; make it with fate_trl.pair_of.")
     left_out = {"pairs_left_out": len(asked) - len(pairs)} if len(pairs) < len(asked) else {}
     told = metrics_of(pairing)
@@ -34,14 +34,14 @@ def _task(failure: Any) -> tuple[str, str]:
     return failure.trajectory.task.suite, failure.trajectory.task.id
 
 
-def _wrong(pair: Pair, round: int, tasks: set[tuple[str, str]]) -> str:
+def _wrong(pair: Pair, round: int, tasks: set[tuple[str, str]], unpaired: bool) -> str:
     """What keeps a pair from being learned from; "" if nothing does."""
     sides = ((pair.chosen_ids, pair.chosen_mask), (pair.rejected_ids, pair.rejected_mask))
     if pair.round != round or (pair.suite, pair.task) not in tasks:
         return "is of another round, or of a task without a failure in it"
     if not pair.prompt_ids or any(len(ids) != len(mask) for ids, mask in sides):
         return "has no prompt, or a mask of another length than its side"
-    if not all(any(mask) for _, mask in sides):
+    if not (any if unpaired else all)(any(mask) for _, mask in sides):
         return "has a side without loss"
     return ""
 

@@ -203,7 +203,8 @@ def _row(prompt: int, completion: int) -> BufferRow:
 
 def _pair(prompt: int, completion: int) -> Pair:
     ids, own = (_WORD,) * completion, (1,) * completion
-    return Pair("", "", 0, (_WORD,) * prompt, ids, own, ids, own, 1.0, 0, 0)
+    facts: dict[str, Any] = {"feedback": "The task was not done.", "repair_prompt_ids": (_WORD,) * prompt}
+    return Pair("", "", 0, (_WORD,) * prompt, ids, own, ids, own, 1.0, 0, 0, **facts)
 
 
 def _failure(error: BaseException) -> dict[str, Any]:

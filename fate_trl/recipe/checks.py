@@ -43,8 +43,8 @@ def check(recipe: Recipe) -> Components:
         plugins.bind(component.factory, reference.args, f"suite {reference.name!r}")
     made = components_of(recipe)
     _check_components(recipe, made)
-    if made.pair_loss is not None and recipe.repair is not None:
-        check_pair_loss(made.pair_loss, made.repair, recipe.repair.strategy.name)
+    if recipe.preference is not None and recipe.repair is not None:
+        check_pair_loss(made.pair_loss, made.repair, recipe.repair.strategy.name, made.pairing)
     _check_training(recipe)
     check_pfpo(recipe, made.policy_loss, made.callbacks, made.selector, objectives_of(recipe, made.verifiers))
     _check_surroundings(recipe)

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from .. import plugins
 from ..errors import PluginError, RecipeError
-from ..hookspecs import PairFact, RepairStrategy, Stateful
+from ..hookspecs import PairFact, Pairing, RepairStrategy, Stateful
 from .schema import Preference
 from .trl_keys import dpo_values, trl_defaults
 
@@ -40,14 +40,19 @@ def check_preference(preference: Preference) -> None:
         raise RecipeError("preference takes neither padding_free nor another truncation_mode than keep_start.")
 
 
-def check_pair_loss(loss: Any, repair: RepairStrategy | None, strategy: str) -> None:
+def check_pair_loss(loss: Any, repair: RepairStrategy | None, strategy: str, pairing: Pairing | None) -> None:
     """Raises PluginError for a plugin's pair loss that breaks its contract, RecipeError where it cannot be served.
 
     Args:
-        loss: What was made for `preference.loss`.
+        loss: What was made for `preference.loss`; None for TRL's losses, which take whole pairs.
         repair: The repair strategy.
         strategy: Its name in the recipe.
+        pairing: The pairing.
     """
+    if loss is None:
+        if getattr(pairing, "unpaired", False):
+            raise RecipeError("preference.pairing makes pairs of one side, and TRL's losses take none: set loss.")
+        return
     who, needs, facts = f"the pair loss {type(loss).__name__}", getattr(loss, "needs", ()), get_args(PairFact)
     if not callable(loss):
         raise PluginError(f"{who} cannot be called; a pair loss is called with a PairBatch.")
@@ -56,6 +61,8 @@ def check_pair_loss(loss: Any, repair: RepairStrategy | None, strategy: str) -> 
         raise PluginError(f"{who} needs {unknown[0]!r}; `needs` is a tuple out of {', '.join(facts)}.")
     if hasattr(loss, "learn") and not isinstance(loss, Stateful):
         raise PluginError(f"{who} has `learn`, but neither state_dict() nor load_state_dict(state): it would forget.")
+    if getattr(pairing, "unpaired", False) and not getattr(loss, "unpaired", False):
+        raise RecipeError(f"preference.pairing makes pairs of one side, and {who} takes none; take another of the two.")
     if "repair_prompt" in needs and not getattr(repair, "shows_failure", True):
         raise RecipeError(
             f"preference.loss: {who} needs repair prompts that show the failure, and those of {strategy} do not; "
