@@ -20,6 +20,7 @@ from ..metrics import compare, wilson
 from ..metrics.concerns import diagnose, objectives_of_log
 from ..types import KINDS, PASS_AT, TRAINING, ToolCall
 from .agreeing import agreements
+from .decision import decide
 from .reading import EvaluatedPolicy, Run
 
 Json = dict[str, Any]
@@ -33,15 +34,16 @@ def summarise(run: Run) -> Json:
     """What the report says of a run.
 
     Returns:
-        {"schema", "run", "policies", "before", "after", "concerns", "metrics", "change", "undecided", "suites",
-        "fronts", "scores", "agreement", "repairs", "training", "cost", "errors", "reasons", "examples"}, JSON values
-        only; each is described where it is made. Parts that the run has nothing for are empty.
+        {"schema", "run", "policies", "before", "after", "decision", "missing", "concerns", "metrics", "change",
+        "undecided", "suites", "fronts", "scores", "agreement", "repairs", "training", "cost", "errors", "reasons",
+        "examples"}, JSON values only; each is described where it is made. Parts that the run has nothing for are empty.
     """
     learned = [policy for policy in run.policies if not policy.scripted and "test" in policy.stages]
     after = run.policy() if learned else None
     before = learned[0] if learned else None
     seen = _scan(run, after)
     change, undecided = _change(run, before, after)
+    concerns = [concern.to_dict() for concern in diagnose(run.rows, _stages(run))]
     return {
         "schema": 1,
         "run": _about(run),
@@ -50,7 +52,8 @@ def summarise(run: Run) -> Json:
         ],
         "before": before.name if before else None,
         "after": after.name if after else None,
-        "concerns": [concern.to_dict() for concern in diagnose(run.rows, _stages(run))],
+        "decision": decide(run, before, after, change, undecided, concerns),
+        "concerns": concerns,
         "metrics": _metrics(run),
         "change": change,
         "undecided": undecided,
