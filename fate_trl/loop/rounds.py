@@ -24,6 +24,7 @@ from ..suites.scripted import ROLES, ScriptedPolicy, perform, script_for
 from ..types import BufferRow, Case, Failure, Hindsight, Pair, Repair, RolloutRequest, ScoreCard, Stage, Task
 from .counts import (
     collect_summary,
+    empty_replies,
     errors,
     evaluation,
     measured,
@@ -349,7 +350,7 @@ class Evolution(Stages):
     ) -> None:
         def work() -> Mapping[str, Any]:
             cases = self._roll(round, "rollouts", stage, requests, policy)
-            own = {} if policy else {**unread_calls(cases), **tokens(cases)}
+            own = {} if policy else {**unread_calls(cases), **empty_replies(cases), **tokens(cases)}
             return {"trajectories": len(cases), **errors(cases), **own}
 
         self._stage(round, stage, len(requests), work)

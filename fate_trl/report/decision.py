@@ -27,7 +27,7 @@ Json = dict[str, Any]
 
 GRAVE = (
     *("refuses", "inert", "untested", "not-resolved", "wrong-way", "divergence", "gamed"),
-    *("unread-calls", "server-fails", "errors", "few-cases"),
+    *("unread-calls", "empty-replies", "server-fails", "errors", "few-cases"),
 )
 """Rules of `metrics/concerns.py` of which each is a reason to wait; the others are about how training went."""
 
