@@ -4,7 +4,7 @@ Groups: `headline` (the first five baselines), `baselines`, `ablations`, `collap
 collapsing, switched off), `rewards` (definitions of the Pareto reward and of the choice), `rounds` (of another size),
 `preference` (DPO on repairs and their failures, in the place of a stage or beside both), `rivals` (later ways to make
 one advantage of several objectives, in GRPO's place; they need `fate-trl-methods`), `losses` (of it as well, in the
-place of PFPO's loss).
+place of PFPO's loss), `steps` (hints step by step, and tries that go where they teach most; of it too).
 A method that a recipe has already, such as K = 4, is full FATE itself, and is not run again.
 """
 
@@ -187,6 +187,24 @@ LOSSES = {
 }
 """Their micro-batches hold whole groups in both recipes already."""
 
+KNAPSACK = "control/knapsack"
+STEPS = {
+    "scaffold": Method("hints tier by tier, K of each", {"repair.strategy": "rollouts/scaffold"}),
+    "scaffold-half": Method("hints tier by tier, K/2 of each", {"repair.strategy": "rollouts/scaffold", "repair.k": 2}),
+    "knapsack": Method(
+        "candidates and prompts by a knapsack",
+        {
+            "repair.budget": {"name": KNAPSACK, "args": {"value": "success"}, "low": 1},
+            "pfpo.budget": KNAPSACK,
+        },
+    ),
+    "knapsack-repairs": Method(
+        "candidates by a knapsack", {"repair.budget": {"name": KNAPSACK, "args": {"value": "success"}, "low": 1}}
+    ),
+    "knapsack-prompts": Method("PFPO's prompts by a knapsack", {"pfpo.budget": KNAPSACK}),
+}
+"""How failures are asked for repairs, and who gets how many tries."""
+
 GROUPS: dict[str, dict[str, Method]] = {
     "headline": {name: BASELINES[name] for name in list(BASELINES)[:5]},
     "baselines": BASELINES,
@@ -197,6 +215,7 @@ GROUPS: dict[str, dict[str, Method]] = {
     "preference": PREFERENCE,
     "rivals": RIVALS,
     "losses": LOSSES,
+    "steps": STEPS,
 }
 METHODS = {name: method for group in GROUPS.values() for name, method in group.items()}
 

@@ -17,7 +17,7 @@ from typing import Any
 from fate_trl import plugins
 
 ROOT = Path(__file__).parent.parent
-FAMILIES = ("papers", "policy_papers")
+FAMILIES = sorted(file.stem for file in (ROOT / "plugins/fate-trl-methods/fate_trl_methods").glob("*papers*.py"))
 """Modules of fate_trl_methods that hold rows."""
 
 CORE = (

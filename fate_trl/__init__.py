@@ -16,22 +16,25 @@ if sys.platform == "win32":  # locks, signals and limits are POSIX's
 
 if TYPE_CHECKING:
     from . import plugins
-    from .choose import pareto
+    from .choose import pareto, repairs
     from .choose.pairings import pair_of, score_gap
     from .choose.repairs import attempts
     from .choose.selectors import ParetoFront
     from .choose.turns import call_paths, call_turns, turns_of
     from .errors import FateError, RecipeError, SuiteError, ToolError
     from .hookspecs import (
+        Budget,
         Choice,
         Component,
         Episode,
+        Item,
         Learner,
         Pairing,
         ParetoSelector,
         Policy,
         RepairStrategy,
         Rows,
+        Spent,
         Stateful,
         Suite,
         Tried,
@@ -87,12 +90,12 @@ _NAMES = {
         "ScoreCard Script Task ToolCall Trajectory "
     ),
     "hookspecs": (
-        "Choice Component Episode Learner Pairing ParetoSelector Policy RepairStrategy Rows Stateful Suite "
-        "Tried Verifier hookimpl takes_rows "
+        "Budget Choice Component Episode Item Learner Pairing ParetoSelector Policy RepairStrategy Rows Spent "
+        "Stateful Suite Tried Verifier hookimpl takes_rows "
     ),
     "choose.pairings": "pair_of score_gap",
     "choose.pareto": "pareto",
-    "choose.repairs": "attempts",
+    "choose.repairs": "attempts repairs",
     "choose.selectors": "ParetoFront",
     "choose.turns": "call_paths call_turns turns_of",
     "ledger.layout": "file_of",
@@ -119,6 +122,7 @@ __all__ = [
     "KINDS",
     "OBJECTIVES",
     "PASS_AT",
+    "Budget",
     "BufferRow",
     "Case",
     "Choice",
@@ -127,6 +131,7 @@ __all__ = [
     "Episode",
     "Failure",
     "FateError",
+    "Item",
     "Kind",
     "Learner",
     "Message",
@@ -152,6 +157,7 @@ __all__ = [
     "Script",
     "Server",
     "Speaker",
+    "Spent",
     "Stateful",
     "Suite",
     "SuiteError",
@@ -179,6 +185,7 @@ __all__ = [
     "plugins",
     "quoted",
     "reducer",
+    "repairs",
     "score_all",
     "score_gap",
     "speaker_of",

@@ -31,7 +31,7 @@ from .hookspecs import API_VERSION, Component
 from .record import content_hash, stable_hash
 
 GROUP = "fate_trl"
-Type = Literal["verifier", "repair", "selector", "suite", "pairing", "pair loss", "policy loss", "callback"]
+Type = Literal["verifier", "repair", "selector", "suite", "pairing", "pair loss", "policy loss", "callback", "budget"]
 HOOKS: dict[Type, str] = {
     "verifier": "fate_trl_verifiers",
     "repair": "fate_trl_repairs",
@@ -41,6 +41,7 @@ HOOKS: dict[Type, str] = {
     "pair loss": "fate_trl_pair_losses",
     "policy loss": "fate_trl_policy_losses",
     "callback": "fate_trl_callbacks",
+    "budget": "fate_trl_budgets",
 }
 BUILTINS = "fate-trl"
 _BUILTIN_MODULES = (

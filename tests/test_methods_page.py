@@ -28,6 +28,8 @@ def test_every_component_of_the_plugin_has_a_row():
     own |= {f"losses/{name}" for name in plugins.components("losses", "policy loss")}
     own |= {f"preferences/{name}" for name in plugins.components("preferences", "pair loss")}
     own |= {f"control/{name}" for name in plugins.components("control", "callback")}
+    own |= {f"control/{name}" for name in plugins.components("control", "budget")}
+    own |= {f"rollouts/{name}" for name in plugins.components("rollouts", "repair")}
     listed = [row.component for row in ROWS]
     assert own <= set(listed)
     assert len(listed) == len(set(listed))

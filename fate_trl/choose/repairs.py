@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 fate_trl_api = 1
 
 
-def attempts(failure: Failure, k: int) -> range:
-    """Attempt numbers of the k candidates of a failure: unique within (stage, task)."""
-    first = failure.trajectory.attempt * k
+def attempts(failure: Failure, k: int, step: int = 0, steps: int = 1) -> range:
+    """Attempt numbers of the k candidates of a failure, in one of so many steps: unique within (stage, task)."""
+    first = (failure.trajectory.attempt * steps + step) * k
     return range(first, first + k)
 
 

@@ -1,6 +1,7 @@
-"""The plugin contracts: of verifiers, repair strategies, selectors, suites, pairings, losses, callbacks and policies.
+"""The plugin contracts: of verifiers, repair strategies, selectors, suites, pairings, losses, callbacks, budgets
+and policies.
 
-There are eight kinds of component, with one optional hook each. No hook is `firstresult`: a recipe chooses by name, and
+There are nine kinds of component, with one optional hook each. No hook is `firstresult`: a recipe chooses by name, and
 the order of installation never does. A plugin is a module that implements any of the hooks with `@hookimpl`, sets
 `fate_trl_api = 1`, and is announced under the entry-point group `fate_trl`. It imports nothing heavy at its top; its
 factories may.
@@ -34,6 +35,9 @@ from ..types import (
 from .batches import PairBatch as PairBatch
 from .batches import PairSide as PairSide
 from .batches import PolicyBatch as PolicyBatch
+from .budgets import Budget as Budget
+from .budgets import Item as Item
+from .budgets import Spent as Spent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,6 +114,12 @@ def fate_trl_callbacks() -> list[Component]:
 
 
 @hookspec
+def fate_trl_budgets() -> list[Component]:
+    """Components whose factories return a `Budget`."""
+    raise NotImplementedError
+
+
+@hookspec
 def fate_trl_round_finished(record: dict[str, Any]) -> None:
     """Observer, called after each round with its record; the return value is ignored."""
 
@@ -140,6 +150,10 @@ class Verifier(Protocol):
     def score(self, trajectories: Sequence[Trajectory]) -> list[dict[str, Score]]: ...
 
 
+STEPS = 16
+"""Steps, at most, in which a repair strategy is asked for one round's failures."""
+
+
 class RepairStrategy(Protocol):
     """Turns failures into prompts. It never judges.
 
@@ -148,6 +162,16 @@ class RepairStrategy(Protocol):
     own `attempt` is a number that no other request of the task has: `fate_trl.attempts` gives k of them.
 
     Optional: `shows_failure = False` says that its prompts hold no failed attempt to the end.
+
+    There may be
+
+        again(repairs, step, k, rng) -> list[RolloutRequest]
+
+    for one that goes on in steps. It is called once its requests were rolled out and scored, with a `Repair` (failure,
+    candidates, their cards, nothing chosen yet) of each failure that has no acceptable candidate so far, and the number
+    of the step, from 1; and so on, until it returns nothing, or all failures have one, or after `STEPS` steps. What it
+    returns is held to the same rules. Each step's rollouts are committed by themselves, so it must depend on its
+    arguments alone.
     """
 
     def requests(self, failures: Sequence[Failure], k: int, rng: np.random.Generator) -> list[RolloutRequest]: ...
@@ -429,7 +453,10 @@ class Learner(Policy, Protocol):
         ...
 
     def pfpo(self, requests: Sequence[RolloutRequest], seed: int, scratch: str | None = None) -> dict[str, Any]:
-        """Policy optimisation on the prompts of `requests`; returns what to log."""
+        """Policy optimisation on the prompts of `requests`; returns what to log.
+
+        Where the recipe has `pfpo.budget`, that holds "tried": by the key of an `Item`, [rollouts, resolved ones].
+        """
         ...
 
     def save(self, path: str) -> None: ...

@@ -47,16 +47,16 @@ def restore(components: Mapping[str, Any], states: Mapping[str, Any]) -> None:
                 ) from error
 
 
-def write_states(folder: str | Path, components: Mapping[str, Any]) -> None:
+def write_states(folder: str | Path, components: Mapping[str, Any], name: str = FILE) -> None:
     """Write the states into a policy's folder; nothing where no component has one."""
     states = states_of(components)
     if states:
-        (Path(folder) / FILE).write_text(dumps(states), encoding="utf-8")
+        (Path(folder) / name).write_text(dumps(states), encoding="utf-8")
 
 
-def read_states(folder: str | Path) -> dict[str, Any]:
+def read_states(folder: str | Path, name: str = FILE) -> dict[str, Any]:
     """The states in a policy's folder; none where nothing was written. Raises LedgerError if they cannot be read."""
-    file = Path(folder) / FILE
+    file = Path(folder) / name
     try:
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
     except (OSError, ValueError) as error:

@@ -11,6 +11,7 @@ from ..ledger.writing import RunDirectory
 from ..recipe.components import Components, components_of, plugins_of
 from ..recipe.schema import Recipe, objectives_of
 from ..suites.opening import open_suites
+from .budgets import Budgets
 from .reporter import Reporter, Silent
 from .rounds import Evolution
 
@@ -42,6 +43,7 @@ def assemble(
         verifiers=made.verifiers,
         held_out=made.held_out,
         repair=made.repair,
+        budgets=Budgets.of(recipe, made.budgets),
         selector=made.chooser,
         pairing=made.pairing,
         learner=make_learner(suites, made.verifiers, made.selector),

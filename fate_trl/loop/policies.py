@@ -7,21 +7,26 @@ import shutil
 from ..hookspecs import Learner
 from ..ledger.layout import round_dir
 from ..ledger.writing import RunDirectory
+from .budgets import Budgets
+
+NO_BUDGETS = Budgets()
 
 
-def save_policy(learner: Learner, run: RunDirectory, folder: str) -> None:
+def save_policy(learner: Learner, run: RunDirectory, folder: str, budgets: Budgets = NO_BUDGETS) -> None:
     """Save the policy as it is, so that the folder is either the old one or the new one."""
     with run.replacing(folder) as path:
         learner.save(str(path))
+        budgets.save(path)
 
 
-def load_policy(learner: Learner, run: RunDirectory, round: int) -> None:
+def load_policy(learner: Learner, run: RunDirectory, round: int, budgets: Budgets = NO_BUDGETS) -> None:
     """Load the policy of an accepted round; round 0 is the model as given, or its warm start."""
     folder = policy_folder(run, round)
     if folder is None:
-        save_policy(learner, run, f"{round_dir(0)}/base")
+        save_policy(learner, run, f"{round_dir(0)}/base", budgets)
     else:
         learner.load(folder)
+        budgets.load(folder)
 
 
 def policy_folder(run: RunDirectory, round: int) -> str | None:

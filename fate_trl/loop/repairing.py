@@ -5,6 +5,7 @@ Pure functions, on trajectories that were rolled out and scored.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,20 @@ Try = tuple[str, str, int]
 def failures_of(cases: Iterable[Case]) -> list[Failure]:
     """Scored trajectories below a pass mark; errors are no failures."""
     return [Failure(trajectory, card) for trajectory, card in cases if not is_error((trajectory, card)) and card.failed]
+
+
+def limited(failures: Sequence[Failure], most: int | None, rng: np.random.Generator) -> list[Failure]:
+    """At most so many failures, spread evenly over the kinds of their tasks; all for None."""
+    if most is None or len(failures) <= most:
+        return list(failures)
+    chosen = sample_tasks([failure.trajectory.task for failure in failures], most, rng)
+    left, kept = Counter((task.suite, task.id) for task in chosen), []
+    for failure in failures:
+        key = (failure.trajectory.task.suite, failure.trajectory.task.id)
+        if left[key]:
+            left[key] -= 1
+            kept.append(failure)
+    return kept
 
 
 def acceptable(failure: ScoreCard, candidate: ScoreCard, rule: str, floors: Mapping[str, float]) -> bool:

@@ -8,20 +8,24 @@ records are the same as those of a run that was not.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from .. import interchange, metrics
 from ..errors import ErrorBudgetExceeded, FateError
-from ..hookspecs import Pairing, ParetoSelector, Policy, RepairStrategy, Suite, Tried
+from ..hookspecs import Item, Pairing, ParetoSelector, Policy, RepairStrategy, Spent, Suite, Tried
 from ..ledger.layout import file_of, round_dir, seed_of
 from ..process.bounded import Limits
 from ..recipe.schema import RepairSettings
+from ..recipe.trl_keys import group_size
 from ..suites.opening import tasks_of
 from ..suites.scripted import ROLES, ScriptedPolicy, perform, script_for
 from ..types import BufferRow, Case, Failure, Hindsight, Pair, Repair, RolloutRequest, ScoreCard, Stage, Task
+from .asking import Asking, Roll
+from .budgets import collected_tries, failure_item, prompt_items, prompt_tries, repair_item, repair_tries, task_item
 from .counts import (
     collect_summary,
     empty_replies,
@@ -36,7 +40,7 @@ from .counts import (
 from .hindsight import write_hindsight
 from .pairing import write_pairs
 from .policies import load_policy, save_policy, tidy
-from .repairing import anchors, by_failure, check_requests, failures_of, row_of, rows_of, select, selection
+from .repairing import anchors, by_failure, failures_of, limited, row_of, rows_of, select, selection
 from .stages import Stages
 from .tasks import longest_first, sample_tasks
 
@@ -110,7 +114,7 @@ class Evolution(Stages):
             trained = "save" in stages
             if trained:
                 tidy(self.run, round)
-            load_policy(self.learner, self.run, accepted)
+            load_policy(self.learner, self.run, accepted, self.budgets)
             collected, repairs, buffer = self._repaired(round, accepted)
             if self.recipe.sft is not None and buffer:
                 self._train(round, "sft", lambda seed, scratch: self.learner.sft(buffer, seed, "sft", scratch))
@@ -120,24 +124,41 @@ class Evolution(Stages):
             if self.pairing is not None and (pairs := self._pairs(round, accepted, collected, repairs)):
                 self._train(round, "preference", lambda seed, scratch: self.learner.preference(pairs, seed, scratch))
             if self.recipe.pfpo is not None:
-                requests = self._pfpo_requests(round, collected)
-                self._train(round, "pfpo", lambda seed, scratch: self.learner.pfpo(requests, seed, scratch))
-            self._stage(round, "save", 0, lambda: save_policy(self.learner, self.run, f"{round_dir(round)}/policy"))
+                self._pfpo(round, self._pfpo_requests(round, collected), collected)
+            folder = f"{round_dir(round)}/policy"
+            self._stage(round, "save", 0, lambda: save_policy(self.learner, self.run, folder, self.budgets))
             tidy(self.run, round)
             if trained:
-                load_policy(self.learner, self.run, round)
+                load_policy(self.learner, self.run, round, self.budgets)
             self._evaluate(round, "validation")
             self._evaluate(round, "test")
             done = self._accept(round, accepted)
         return round if done["accepted"] else accepted
 
     def _repaired(self, round: int, accepted: int) -> tuple[list[Case], list[Repair], list[BufferRow]]:
-        """What was collected, its repairs, and the rows made of them; nothing where the recipe repairs nothing."""
+        """What was collected, the repairs that pairs are made of, and the rows to train on; nothing where the recipe
+        repairs nothing."""
         if self.repair is None:
             return [], [], []
         collected = self._collect(round)
+        for stage in ("collect", "pfpo"):
+            self.budgets.told(stage, collected_tries(collected))
         repairs = self._repair(round, collected)
-        return collected, repairs, self._buffer(round, collected, repairs, accepted)
+        kept, shares = repairs, self._shares_of_chosen(round, repairs)
+        if shares is not None:
+            kept = [repair for repair, count in zip(repairs, shares, strict=True) if count]
+            repairs = [repair for repair, count in zip(repairs, shares, strict=True) for _ in range(count)]
+        return collected, kept, self._buffer(round, collected, repairs, accepted)
+
+    def _shares_of_chosen(self, round: int, repairs: Sequence[Repair]) -> list[int] | None:
+        """How often each repair is learned from, where a budget says that; those without a chosen one are left in."""
+        if "buffer" not in self.budgets:
+            return None
+        items = [repair_item(repair) for repair in repairs if repair.chosen is not None]
+        shares = self.budgets.shares("buffer", items, round)
+        self.budgets.told("buffer", [Spent(item, count, count) for item, count in zip(items, shares, strict=True)])
+        left = iter(shares)
+        return [1 if repair.chosen is None else next(left) for repair in repairs]
 
     # -------------------------------------------------------------------------------------------- tasks
 
@@ -188,12 +209,17 @@ class Evolution(Stages):
         if round == 1 and self.recipe.rollout.recorded is not None:
             return self._take_recorded(self.recipe.rollout.recorded)
         tasks = self._sample("train", self.recipe.rollout.tasks, round)
-        requests = [RolloutRequest(task, task.messages, "collect") for task in tasks]
+        shares = self._shares("collect", round, [task_item(task, "collect") for task in tasks])
+        requests = [
+            RolloutRequest(task, task.messages, "collect", attempt)
+            for task, count in zip(tasks, shares or [1] * len(tasks), strict=True)
+            for attempt in range(count)
+        ]
         cases: list[Case] = []
 
         def work() -> Mapping[str, Any]:
             cases.extend(self._roll(round, "rollouts", "collect", requests))
-            return collect_summary(cases)
+            return {**collect_summary(cases), **self.budgets.record("collect", shares)}
 
         self._stage(round, "collect", len(requests), work)
         return cases or self._recorded(round, "rollouts", "collect")
@@ -234,24 +260,44 @@ class Evolution(Stages):
         """Propose, execute and score K candidates per failure, and select one."""
         assert self.repair is not None
         rng = np.random.default_rng(seed_of(self.recipe.seed, round, "repair"))
-        settings, failures = self._settings, failures_of(collected)
-        if settings.max_failures is not None and len(failures) > settings.max_failures:
-            chosen = sample_tasks([f.trajectory.task for f in failures], settings.max_failures, rng)
-            keys = {(task.suite, task.id) for task in chosen}
-            failures = [f for f in failures if (f.trajectory.task.suite, f.trajectory.task.id) in keys]
-        requests = self.repair.requests(failures, settings.k, rng)
-        check_requests(requests, failures, settings.strategy.name)
+        failures = limited(failures_of(collected), self._settings.max_failures, rng)
+        shares = self._shares("repair", round, [failure_item(failure, "repair") for failure in failures])
+        asking = Asking(self.repair, self._settings, failures, shares, rng)
         repairs: list[Repair] = []
 
+        def chosen(roll: Roll) -> list[Repair]:
+            asking.go(roll)
+            return self._select(failures, asking.requests, asking.cases, rng)
+
         def work() -> Mapping[str, Any]:
-            cases = self._roll(round, "repairs", "repair", requests)
-            repairs.extend(self._select(failures, requests, cases, rng))
+            repairs.extend(chosen(self._rolled_in_steps(round)))
             self.run.write_text(file_of(round, "selections"), "")
             self.run.append(file_of(round, "selections"), map(selection, repairs))
-            return {**repair_summary(repairs), **tokens(cases)}
+            told = {**asking.summary(), **self.budgets.record("repair", shares)}
+            return {**repair_summary(repairs), **tokens(asking.cases), **told}
 
-        self._stage(round, "repair", len(requests), work)
-        return repairs or self._select(failures, requests, self._recorded(round, "repairs", "repair"), rng)
+        if "repair" in self._done(round):
+            recorded = iter(self._recorded(round, "repairs", "repair"))
+            repairs = chosen(lambda requests: list(islice(recorded, len(requests))))
+        self._stage(round, "repair", len(asking.requests), work)
+        self.budgets.told("repair", repair_tries(repairs))
+        return repairs
+
+    def _rolled_in_steps(self, round: int) -> Roll:
+        """Rolls a step of repairs out; the chunks of a step are numbered after those of the step before."""
+        chunks = 0
+
+        def roll(requests: Sequence[RolloutRequest]) -> list[Case]:
+            nonlocal chunks
+            cases = self._roll(round, "repairs", "repair", requests, first=chunks)
+            chunks += -(-len(requests) // self.recipe.rollout.chunk)
+            return cases
+
+        return roll
+
+    def _shares(self, stage: str, round: int, items: Sequence[Item]) -> list[int] | None:
+        """Tries by item; None where the recipe has no budget for them."""
+        return self.budgets.shares(stage, items, round) if stage in self.budgets else None
 
     def _select(
         self,
@@ -312,7 +358,7 @@ class Evolution(Stages):
         """What PFPO samples on: the round's plain tasks, its repair prompts, or both."""
         assert self.recipe.pfpo is not None
         prompts = self.recipe.pfpo.prompts
-        if self.repair is None:
+        if self.repair is None or "collect" in self.budgets:
             tasks = self._sample("train", self.recipe.rollout.tasks, round)
         else:
             tasks = [trajectory.task for trajectory, _ in collected]
@@ -320,11 +366,24 @@ class Evolution(Stages):
         if prompts == "plain" or self.repair is None:
             return requests
         rng = np.random.default_rng(seed_of(self.recipe.seed, round, "pfpo-prompts"))
-        repairs = [
-            RolloutRequest(r.task, r.messages, "pfpo", r.attempt, r.replay)
-            for r in self.repair.requests(failures_of(collected), 1, rng)
-        ]
+        asked = self.repair.requests(failures_of(collected), 1, rng)
+        repairs = [replace(request, stage="pfpo") for request in asked]
         return repairs or requests if prompts == "repair" else requests + repairs
+
+    def _pfpo(self, round: int, requests: Sequence[RolloutRequest], collected: Sequence[Case]) -> None:
+        """PFPO on prompts, each in the data as often as the budget says; groups keep their size, and batches theirs."""
+        assert self.recipe.pfpo is not None
+        items = prompt_items(requests, failures_of(collected), group_size(self.recipe.pfpo.trl))
+        shares = self._shares("pfpo", round, items)
+        if shares is not None:
+            requests = [request for request, count in zip(requests, shares, strict=True) for _ in range(count)]
+
+        def work(seed: int, scratch: str) -> Mapping[str, Any]:
+            summary = dict(self.learner.pfpo(requests, seed, scratch))
+            self.budgets.told("pfpo", prompt_tries(items, summary.pop("tried", {})))
+            return {**summary, **self.budgets.record("pfpo", shares)}
+
+        self._train(round, "pfpo", work)
 
     def _evaluate(self, round: int, split: str, policy: str = "") -> None:
         """Roll the learner out on held-out tasks; `policy` is a name for the learner as it is now."""

@@ -23,6 +23,7 @@ from ..process.stop import Stop
 from ..recipe.schema import ComponentRef, Recipe
 from ..types import Case, RolloutRequest, ScoreCard, Stage, Trajectory
 from ..verify.scoring import spent
+from .budgets import Budgets
 from .counts import peak_memory
 from .policies import save_policy
 from .reporter import Reporter, Silent
@@ -42,6 +43,7 @@ class Stages:
         run: Where it is recorded.
         reporter: Is told of progress.
         memory: Says at the end of each stage how much memory was held.
+        budgets: Share tries out.
         stop: Whether the run was asked to stop. It then records what it has in hand, and stops.
     """
 
@@ -51,6 +53,7 @@ class Stages:
     run: RunDirectory
     held_out: Sequence[Any] = ()
     reporter: Reporter = field(default_factory=Silent)
+    budgets: Budgets = field(default_factory=Budgets)
     stop: Stop = field(default_factory=Stop)
     memory: Callable[[], Mapping[str, float]] = peak_memory
 
@@ -96,25 +99,32 @@ class Stages:
 
         def train() -> Mapping[str, Any]:
             summary = work(seed_of(self.recipe.seed, round, name), str(scratch))
-            save_policy(self.learner, self.run, folder)
+            save_policy(self.learner, self.run, folder, self.budgets)
             return summary
 
         if name not in self._done(round):
             self._stage(round, name, 0, train)
         elif (self.run.path / folder).is_dir():
             self.learner.load(str(self.run.path / folder))
+            self.budgets.load(self.run.path / folder)
         shutil.rmtree(scratch, ignore_errors=True)
 
     # -------------------------------------------------------------------------------------------- rolling out
 
     def _roll(
-        self, round: int, file: str, stage: Stage, requests: Sequence[RolloutRequest], policy: Policy | None = None
+        self,
+        round: int,
+        file: str,
+        stage: Stage,
+        requests: Sequence[RolloutRequest],
+        policy: Policy | None = None,
+        first: int = 0,
     ) -> list[Case]:
-        """Roll out and score in chunks. A chunk is committed as a whole, and a committed chunk is not done again."""
+        """Roll out and score in chunks, numbered from `first`. A chunk is committed as a whole, and not done again."""
         name, size = file_of(round, file), self.recipe.rollout.chunk
         committed = self.run.chunks(name, stage)
         cases: list[Case] = []
-        for chunk, start in enumerate(range(0, len(requests), size)):
+        for chunk, start in enumerate(range(0, len(requests), size), first):
             members = requests[start : start + size]
             if chunk not in committed:
                 self.stop.check()

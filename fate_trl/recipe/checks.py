@@ -26,6 +26,8 @@ from .schema import (
     Recipe,
     RepairSettings,
     Training,
+    bounds,
+    budgets_in,
     generation,
     objectives_of,
 )
@@ -87,6 +89,21 @@ def _check_components(recipe: Recipe, made: Components) -> None:
         _check_without_repair(recipe)
     else:
         _check_repair(recipe.repair, objectives)
+    _check_budgets(recipe)
+
+
+_BUDGETS = {"collect": "rollout.budget", "repair": "repair.budget", "buffer": "repair.keep", "pfpo": "pfpo.budget"}
+
+
+def _check_budgets(recipe: Recipe) -> None:
+    """Raises RecipeError for bounds that no tries can keep."""
+    for stage, (reference, usual) in budgets_in(recipe).items():
+        low, mean, high = bounds(stage, reference, usual)
+        if not low <= mean <= high:
+            raise RecipeError(
+                f"{_BUDGETS[stage]}: one item gets {mean:g} tries on average ({usual} × share), which does not lie "
+                f"between low, {low}, and high, {high}."
+            )
 
 
 def _check_repair(repair: RepairSettings, objectives: Sequence[str]) -> None:
@@ -106,6 +123,7 @@ def _check_without_repair(recipe: Recipe) -> None:
         "pfpo.prompts has no failures to make repair prompts of: set it to plain": recipe.pfpo is not None
         and recipe.pfpo.prompts != "plain",
         "rollout.recorded has no use: leave it out": recipe.rollout.recorded is not None,
+        "rollout.budget has no rollouts to share out: leave it out": recipe.rollout.budget is not None,
         "nothing is trained: set pfpo, or rounds: 0": recipe.pfpo is None and recipe.rounds > 0,
     }
     for what, wrong in needs.items():

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from .. import plugins
-from ..hookspecs import Pairing, PairLoss, ParetoSelector, PolicyLoss, RepairStrategy
+from ..hookspecs import Budget, Pairing, PairLoss, ParetoSelector, PolicyLoss, RepairStrategy
 from ..verify.loading import load as load_verifier
-from .schema import ComponentRef, Recipe
+from .schema import ComponentRef, Recipe, budgets_in
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Components:
         chooser: What chooses repairs: an instance of its own, as one that learns must learn from one of the two.
         policy_loss: What PFPO minimises; None for TRL's `loss_type`.
         callbacks: What watches PFPO and steers it.
+        budgets: By what they share tries out in; each an instance of its own.
     """
 
     verifiers: list[Any]
@@ -37,6 +38,7 @@ class Components:
     pair_loss: PairLoss | None = None
     policy_loss: PolicyLoss | None = None
     callbacks: Sequence[Any] = ()
+    budgets: Mapping[str, Budget] = field(default_factory=dict)
 
 
 def components_of(recipe: Recipe) -> Components:
@@ -54,6 +56,7 @@ def components_of(recipe: Recipe) -> Components:
         pair_loss=_load("pair loss", loss) if loss else None,
         policy_loss=_load("policy loss", policy_loss) if policy_loss else None,
         callbacks=[_load("callback", reference) for reference in (recipe.pfpo.callbacks if recipe.pfpo else ())],
+        budgets={stage: _load("budget", reference) for stage, (reference, _) in budgets_in(recipe).items()},
     )
 
 
@@ -66,6 +69,7 @@ def plugins_of(recipe: Recipe) -> list[str]:
         named += [recipe.preference.pairing, *([recipe.preference.loss] if recipe.preference.loss else [])]
     if recipe.pfpo is not None:
         named += [*recipe.pfpo.callbacks, *([recipe.pfpo.loss] if recipe.pfpo.loss else [])]
+    named += [reference for reference, _ in budgets_in(recipe).values()]
     return sorted({plugins.split_name(reference.name)[0] for reference in named})
 
 

@@ -7,6 +7,7 @@ goes together.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,6 +62,20 @@ def as_ref(value: Any) -> Any:
 
 
 Ref = Annotated[ComponentRef, BeforeValidator(as_ref)]
+
+
+class BudgetRef(ComponentRef):
+    """A component that shares tries out, with the bounds of what one item may get."""
+
+    low: int = Field(0, ge=0)
+    """Least tries of one item."""
+    high: int | None = Field(None, ge=1)
+    """Most tries of one item; null for four times the mean, and for 1 in `repair.keep`."""
+    share: float = Field(1.0, gt=0)
+    """All tries together, as a multiple of what they are without a budget."""
+
+
+Budgeted = Annotated[BudgetRef, BeforeValidator(as_ref)]
 
 
 def _listed(value: Any) -> Any:
@@ -161,6 +176,12 @@ class RepairSettings(_Section):
     """Keep the rows of earlier rounds."""
     max_failures: int | None = Field(None, ge=1)
     """Failures of one round that are repaired; null for all."""
+    budget: Budgeted | None = None
+    """Shares the candidates out to the failures, `k` on average; null gives each `k`. In steps, a share is of each
+    step."""
+    keep: Budgeted | None = None
+    """Says which of the chosen repairs are learned from, in SFT and in the preference stage, and how often; with
+    `share: 0.5` half of them. null takes each once."""
 
 
 class Training(_Keys):
@@ -184,6 +205,8 @@ class Rollout(Training):
     """Training tasks of one round, spread evenly over the kinds; null for all."""
     kinds: list[Kind] | None = Field(None, min_length=1)
     """Kinds of task to train on; null for all. Without benign ones a policy learns to refuse everything."""
+    budget: Budgeted | None = None
+    """Shares the rollouts out to the tasks of a round, one on average; null gives each one."""
     chunk: int = Field(64, ge=1)
     """Trajectories that are generated together, and committed together."""
     temperature: float = Field(1.0, ge=0)
@@ -255,6 +278,9 @@ class Pfpo(Training):
     """A plugin's policy loss, in the place of TRL's `loss_type`."""
     callbacks: list[Ref] = Field(default_factory=list)
     """Plugins' callbacks, which watch the training and steer it."""
+    budget: Budgeted | None = None
+    """Says how often each prompt is in the data, once on average; groups keep their size, and batches theirs. null
+    takes each once."""
 
 
 class Evaluation(_Section):
@@ -326,6 +352,26 @@ class Recipe(_Section):
     def dump(self) -> str:
         """YAML that loads to the same recipe."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def budgets_in(recipe: Recipe) -> dict[str, tuple[BudgetRef, int]]:
+    """The recipe's budgets by what they share tries out in (see `hookspecs.Item.stage`), each with the mean tries of
+    one item where there is none."""
+    repair, pfpo = recipe.repair, recipe.pfpo
+    given = {
+        "collect": (recipe.rollout.budget, 1),
+        "repair": (repair.budget if repair else None, repair.k if repair else 1),
+        "buffer": (repair.keep if repair else None, 1),
+        "pfpo": (pfpo.budget if pfpo else None, 1),
+    }
+    return {stage: (reference, usual) for stage, (reference, usual) in given.items() if reference is not None}
+
+
+def bounds(stage: str, reference: BudgetRef, usual: int) -> tuple[int, float, int]:
+    """Least, mean and most tries of one item."""
+    mean = reference.share * usual
+    most = 1 if stage == "buffer" else math.ceil(4 * mean)
+    return reference.low, mean, most if reference.high is None else reference.high
 
 
 def generation(recipe: Recipe) -> dict[str, Any]:

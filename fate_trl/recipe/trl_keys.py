@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ def trl_keys(config: str) -> dict[str, str]:
 def trl_defaults(config: str) -> dict[str, Any]:
     """Defaults of these keys, of those that have a plain value; what TRL makes of them later is not in it."""
     return {key: default for key, (_, default) in _fields(config).items() if default is not _NO_DEFAULT}
+
+
+def group_size(settings: Mapping[str, Any]) -> int:
+    """`num_generations` of PFPO's keys of TRL's, or TRL's default."""
+    return int(settings.get("num_generations") or trl_defaults("grpo_config").get("num_generations", 8))
 
 
 def _fields(config: str) -> dict[str, tuple[str, Any]]:

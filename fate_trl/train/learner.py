@@ -48,6 +48,7 @@ from .prefix_sharing import share_training
 from .processor import give_memory_back
 from .rows import request_dataset
 from .spent import Spent
+from .tally import Tally
 from .templates import render
 from .trainer import PFPOTrainer
 
@@ -395,11 +396,13 @@ class TrlLearner:
         settings = self.recipe.pfpo.trl
         readable = [self._readable(request) for request in requests]
         trainer = self._pfpo_trainer(readable, seed, trains=True, **settings, **_output(scratch))
+        trainer.tally = Tally() if self.recipe.pfpo.budget is not None else None
         if trainer.ref_model is not None:  # TRL loads the model as it was given; the KL term is to the stage's start
             trainer.accelerator.unwrap_model(trainer.ref_model).load_state_dict(self.model.state_dict())
         summary = self._run(trainer, scratch, trainer.between_generations, "save_steps" not in settings)
         told = metrics_of(self.selector)
         summary |= {"selector": told} if told else {}
+        summary |= {} if trainer.tally is None else {"tried": trainer.tally.tried}
         return {"prompts": len(requests), **{f"{name}_tokens": n for name, n in trainer.tokens.items()}, **summary}
 
     def _run(self, trainer: Any, scratch: str | None, exact: Callable[[], bool], timed: bool) -> dict[str, Any]:

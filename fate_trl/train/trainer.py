@@ -55,6 +55,7 @@ from .policy_loss import LossTrainer
 from .rows import kind_of, request_row
 from .sources import Objective, distinct_names, sources_of
 from .step import Step
+from .tally import Tally
 from .trajectories import overflowed, trajectories_of
 from .words import words_of
 
@@ -159,6 +160,7 @@ class PFPOTrainer(LossTrainer):
 
     # Attributes of our own have defaults here: `_generate` also runs on objects that were never initialised.
     objectives: tuple[str, ...] = ()
+    tally: Tally | None = None  # a learner sets it
     _current: Step | None = None
     _selector: Any = None
     _aggregation: str | None = None
@@ -259,7 +261,7 @@ class PFPOTrainer(LossTrainer):
         """What may have state that belongs to the training, by name; several of a kind are numbered."""
         callbacks = {f"callback-{i}": each for i, each in enumerate(self.components_told)}
         verifiers = {f"verifier-{i}": each for i, each in enumerate(self._verifiers)}
-        return {"selector": self._selector, "loss": self.policy_loss, **verifiers, **callbacks}
+        return {"selector": self._selector, "loss": self.policy_loss, "tally": self.tally, **verifiers, **callbacks}
 
     def between_generations(self) -> bool:
         """Whether the next micro-step generates: TRL checkpoints no generated batch, so only this resumes exactly."""
@@ -329,7 +331,7 @@ class PFPOTrainer(LossTrainer):
                 generated = ([()] * len(prompts), completion_ids_list, None, completions)
             trajectories = self._trajectories(inputs, prompts, generated)
             if self._verifiers or self._has_episodes:
-                failed_B = self._verify(trajectories)
+                failed_B = self._verify(trajectories, inputs)
             if step is not None and self._wants_facts:
                 step.facts = facts_of(trajectories, self.reward_funcs, self._selector)
         rewards_B_M: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -425,7 +427,7 @@ class PFPOTrainer(LossTrainer):
 
     # -------------------------------------------------------------------------------------------- scoring
 
-    def _verify(self, trajectories: list[Trajectory]) -> torch.Tensor:
+    def _verify(self, trajectories: list[Trajectory], rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
         """Score the batch with all verifiers. Returns booleans (B,) over all processes: rows with an error.
 
         An error row holds 0 until TRL has computed its matrix, which then becomes NaN: TRL prints all arguments of a
@@ -437,6 +439,8 @@ class PFPOTrainer(LossTrainer):
             scores = [card.scores[column.__name__] for card in cards]
             column.values = [0.0 if score.status == "error" else score.value for score in scores]
             column.spreads = [score.spread for score in scores]
+        if self.tally:
+            self.tally.add(rows, cards)
         return self._count_errors(trajectories, cards)
 
     def _count_errors(self, trajectories: list[Trajectory], cards: list[ScoreCard]) -> torch.Tensor:

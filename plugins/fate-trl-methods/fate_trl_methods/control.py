@@ -1,6 +1,6 @@
-"""The family `control`: callbacks that steer PFPO while it trains, for a recipe's `pfpo.callbacks`.
+"""The family `control`: callbacks that steer PFPO while it trains, for a recipe's `pfpo.callbacks`, and budgets.
 
-Those that weigh objectives by their gradients stand in gradients.py.
+Callbacks that weigh objectives by their gradients stand in gradients.py, budgets in budgets.py.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from fate_trl import Component, hookimpl, pareto
+from fate_trl_methods.budgets import Knapsack
 from fate_trl_methods.common import means_by_objective
 from fate_trl_methods.gradients import Attached, GradientWeights, MinNorm
 
@@ -199,3 +200,8 @@ def fate_trl_callbacks() -> list[Component]:
         Component("gradient-weights", GradientWeights, "objectives weigh by how far their gradients agree"),
         Component("min-norm", MinNorm, "objectives weigh so that the step helps all of them"),
     ]
+
+
+@hookimpl
+def fate_trl_budgets() -> list[Component]:
+    return [Component("knapsack", Knapsack, "tries go where they are worth most, by what earlier ones came to")]

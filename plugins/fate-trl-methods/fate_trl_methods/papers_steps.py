@@ -1,0 +1,22 @@
+"""Rows of docs/methods.md: budgets, and repairs in steps; see papers.py."""
+
+from __future__ import annotations
+
+from .papers import Row
+
+ROWS = (
+    Row(
+        "control/knapsack",
+        "budget with state",
+        "Knapsack RL: Unlocking Exploration of LLMs via Optimizing Budget Allocation",
+        "the dynamic programme equals brute force on 200 random instances; sums are exact; what it was told changes "
+        "the next round; what always and what never succeeds gets least",
+    ),
+    Row(
+        "rollouts/scaffold",
+        "repair strategy in steps",
+        "Scaf-GRPO: Scaffolded Group Relative Policy Optimization for Enhancing LLM Reasoning",
+        "only failures without a repair get the next hint, and each stops at the smallest that succeeds; each step is "
+        "committed by itself, so a run that is killed goes on with it",
+    ),
+)
