@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from fate_trl.errors import RecipeError
 from fate_trl.ledger.layout import round_dir
 from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.reporter import Silent
+from fate_trl.loop.traces import LONGEST, sampled, trace_of
 from fate_trl.loop.trackers import Tracking
 from fate_trl.recipe.loading import make_recipe
 from fate_trl.recipe.schema import Recipe
@@ -20,7 +22,12 @@ TEXT = "".join(HOSTILE.values())[:400] + "![](http://127.0.0.1:9/x.png) <img src
 
 def case(stage, attempt=0, value=1.0):
     task = Task(id="t", suite="s", kind="benign", messages=({"role": "user", "content": TEXT},))
-    messages = ({"role": "assistant", "content": f"{stage} {TEXT}"},)
+    call = {"type": "function", "function": {"name": "read", "arguments": {"of": "\u202e"}}}
+    messages = (
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "name": "read", "content": TEXT},
+        {"role": "assistant", "content": f"{stage} {TEXT}"},
+    )
     trajectory = Trajectory(task=task, messages=messages, stage=stage, attempt=attempt)
     return trajectory, ScoreCard(scores={"utility": Score(value)})
 
@@ -116,15 +123,21 @@ def test_tensorboard_holds_one_run_on_one_axis(tmp_path):
     assert json.loads(asked)["report_to"] == ["tensorboard"], "the configuration is the recipe"
 
 
-def test_trackio_holds_one_run_on_one_axis(tmp_path, monkeypatch):
+@pytest.fixture
+def trackio_storage(tmp_path, monkeypatch):
+    """trackio's own reader of its database, which lies in a folder of the test's."""
     pytest.importorskip("trackio")
     import trackio.sqlite_storage
     import trackio.utils
 
     for module in (trackio.utils, trackio.sqlite_storage):
         monkeypatch.setattr(module, "TRACKIO_DIR", tmp_path / "trackio")
+    return trackio.sqlite_storage.SQLiteStorage
+
+
+def test_trackio_holds_one_run_on_one_axis(tmp_path, trackio_storage):
+    storage = trackio_storage
     a_run(tmp_path / "run", "trackio")
-    storage = trackio.sqlite_storage.SQLiteStorage
     assert storage.get_runs("fate-trl") == ["run"]
     logs = storage.get_logs("fate-trl", "run")
     for name, series in SERIES.items():
@@ -132,6 +145,62 @@ def test_trackio_holds_one_run_on_one_axis(tmp_path, monkeypatch):
     (table,) = [log["train/repairs"]["_value"] for log in logs if "train/repairs" in log]
     assert table[0]["chosen answer"].startswith("repair ")
     assert all(c.isprintable() or c == "\n" for c in table[0]["asked"])
+
+
+def test_trackio_holds_trajectories_and_repairs_step_by_step(tmp_path, trackio_storage):
+    pytest.importorskip("trackio.trace", reason="trackio has traces from 0.25 on")
+    a_run(tmp_path / "run", "trackio")
+    traces = trackio_storage.get_traces("fate-trl", "run", sort="step_asc")
+    about = [trace["metadata"] for trace in traces]
+    where = sorted((told["round"], told["stage"], told["step"]) for told in about)
+    assert where == [
+        *[(0, "eval-test", 0)] * 2,
+        *[(1, "collect", 0)] * 2,  # the sample of the stage, and the failure of the repair
+        (1, "eval-test", 5),
+        (1, "repair", 0),
+    ], "on the axis of training steps"
+    repair = [told for told in about if told.get("repair") == 0]
+    assert {(told["is"], told["stage"], told["resolved"]) for told in repair} == {
+        ("failure", "collect", False),
+        ("chosen", "repair", True),
+    }
+    assert {told["scores"]["utility"] for told in about} == {0.0, 1.0}
+    (chosen,) = [trace for trace in traces if trace["metadata"].get("is") == "chosen"]
+    assert [message["role"] for message in chosen["messages"]] == ["user", "assistant", "tool", "assistant"]
+    _, calling, result, answer = chosen["messages"]
+    assert calling["tool_calls"][0]["function"] == {"name": "read", "arguments": '{"of": "\\x202e"}'}
+    assert result["tool_call_id"] == calling["tool_calls"][0]["id"]
+    assert answer["content"].startswith("repair ")
+    assert all(c.isprintable() or c == "\n" for m in chosen["messages"] for c in m["content"])
+    logs = trackio_storage.get_logs("fate-trl", "run")
+    assert not any("trace_" in key for log in logs for key in log), "they are no metrics"
+
+
+def test_samples_are_of_every_kind_and_failures_first():
+    def one(kind, number, value):
+        trajectory, card = case("collect", number, value)
+        return replace(trajectory, task=replace(trajectory.task, kind=kind)), card
+
+    cases = [one(kind, number, number % 2) for kind in ("benign", "attacked", "harmful") for number in range(4)]
+    found = sampled([*cases, *[one("benign", n, 1.0) for n in range(4, 90)]], 6)
+    assert [(t.task.kind, t.attempt) for t, _ in found] == [
+        *[("attacked", 0), ("benign", 0), ("harmful", 0)],
+        *[("attacked", 2), ("benign", 2), ("harmful", 2)],
+    ]
+    assert sampled([], 6) == []
+    assert len(sampled(cases[:1], 6)) == 1
+
+
+def test_a_trace_is_bounded_and_says_what_was_malformed():
+    trajectory, card = case("collect")
+    calls = [{"function": {"name": "a", "arguments": "{'x"}}, {"type": "function", "function": {"name": "b"}}]
+    said = ({"role": "assistant", "content": "x" * 9000, "tool_calls": calls}, {"role": "tool", "content": "one"})
+    messages, told = trace_of((replace(trajectory, messages=said, error="gone"), card), round=3)
+    assert len(messages[1]["content"]) < LONGEST + 50
+    assert [c["function"]["arguments"] for c in messages[1]["tool_calls"]] == ["{'x", "{}"]
+    assert messages[2]["tool_call_id"] == "call_0"
+    assert (told["round"], told["status"]) == (3, "error")
+    json.dumps([messages, told])
 
 
 def leveldb_records(raw):

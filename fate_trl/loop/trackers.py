@@ -25,6 +25,7 @@ from ..recipe.schema import Recipe
 from ..record import stable_hash
 from ..types import Case, Trajectory
 from .reporter import Reporter
+from .traces import sampled, trace_of
 
 SAMPLES = 8
 """Rows of the table of repairs (ours): enough to see of what kind they are."""
@@ -116,34 +117,61 @@ class Tracking:
             self._log(_numbers(name, {key: metric["value"] for key, metric in metrics.items()}))
         if self._stage == "repair":
             self._tell_repairs(summary["round"])
+        elif self._cases:
+            self._tell_traces(summary["round"], [(case, {}) for case in sampled(self._cases)])
 
-    # -------------------------------------------------------------------------------------------- sample repairs
+    # -------------------------------------------------------------------------------------------- samples
 
     def _tell_repairs(self, round: int) -> None:
-        """A table of repairs: what was asked, the failed answer, the chosen one."""
-        if rows := _samples(self.run, round):
-            args = (self._arguments, self._state, self._control)
-            self._each(lambda name, tracker: tracker.on_log(*args, logs={"repairs": _table(name, rows)}))
+        """A table of repairs: what was asked, the failed answer, the chosen one; and both as traces."""
+        repairs = _samples(self.run, round)
+        if not repairs:
+            return
+        rows = [_row(*repair) for repair in repairs]
+        args = (self._arguments, self._state, self._control)
+        self._each(lambda name, tracker: tracker.on_log(*args, logs={"repairs": _table(name, rows)}))
+        told: list[tuple[Case, dict[str, Any]]] = []
+        for number, (failed, chosen, record) in enumerate(repairs):
+            told += [(failed, {"repair": number, "is": "failure"})]
+            told += [(chosen, {"repair": number, "is": "chosen", "decided by": record["decided_by"]})]
+        self._tell_traces(round, told)
+
+    def _tell_traces(self, round: int, cases: Sequence[tuple[Case, dict[str, Any]]]) -> None:
+        """Trajectories as traces, each under a key of its own: trackio's first version of them took no lists."""
+        args = (self._arguments, self._state, self._control)
+        about = {"round": round, "step": self._state.global_step}
+        told = [trace_of(case, **about, **more) for case, more in cases]
+
+        def tell(name: str, tracker: Any) -> None:
+            trace = getattr(importlib.import_module(name), "Trace", None) if name == "trackio" else None
+            if trace is not None:
+                keys = (f"{self._stage}/trace_{number}" for number in range(len(told)))
+                tracker.on_log(*args, logs={key: trace(*one) for key, one in zip(keys, told, strict=False)})
+
+        self._each(tell)
 
 
 def _numbers(stage: str, values: Mapping[str, Any]) -> dict[str, float]:
     return {f"{stage}/{key}": value for key, value in values.items() if isinstance(value, (int, float))}
 
 
-def _samples(run: RunReader, round: int) -> list[list[str]]:
-    """The first few repairs of a round, a row for each of `_COLUMNS`; the texts cannot steer a terminal."""
+def _samples(run: RunReader, round: int) -> list[tuple[Case, Case, dict[str, Any]]]:
+    """(failure, chosen repair, selection) of the first few repairs of a round."""
     cases = [*run.cases(file_of(round, "rollouts"), "collect"), *run.cases(file_of(round, "repairs"), "repair")]
-    by_key = {trajectory.key: trajectory for trajectory, _ in cases}
-    rows: list[list[str]] = []
-    for record in run.read(file_of(round, "selections")):
-        if record["chosen"] is None or len(rows) == SAMPLES:
-            continue
-        failed = by_key[tuple(record["failure"])]
-        chosen = by_key[tuple(record["candidates"][record["chosen"]])]
-        texts = [failed.task.id, failed.task.kind, ", ".join(record["failed"]), text_of(failed.task.messages[-1])]
-        texts += [_said(failed), _said(chosen), record["decided_by"]]
-        rows.append([visible(text[:_LONGEST]) for text in texts])
-    return rows
+    by_key = {trajectory.key: (trajectory, card) for trajectory, card in cases}
+    made = [record for record in run.read(file_of(round, "selections")) if record["chosen"] is not None]
+    return [
+        (by_key[tuple(record["failure"])], by_key[tuple(record["candidates"][record["chosen"]])], record)
+        for record in made[:SAMPLES]
+    ]
+
+
+def _row(failed: Case, chosen: Case, record: Mapping[str, Any]) -> list[str]:
+    """A repair as a row of the table, a text for each of `_COLUMNS`; the texts cannot steer a terminal."""
+    task = failed[0].task
+    texts = [task.id, task.kind, ", ".join(record["failed"]), text_of(task.messages[-1])]
+    texts += [_said(failed[0]), _said(chosen[0]), record["decided_by"]]
+    return [visible(text[:_LONGEST]) for text in texts]
 
 
 def _said(trajectory: Trajectory) -> str:
