@@ -20,7 +20,11 @@ class Results:
     def pytest_runtest_logreport(self, report):
         if report.when == "call" or not report.passed:
             check, component = re.search(r"test_(\w+)(?:\[(.*?)\])?$", report.nodeid).groups()
-            name = component and re.sub(r"^(verifier|repair|selector|suite)-|-(1|3|attacked|harmful)$", "", component)
+            name = component and re.sub(
+                r"^(verifier|repair|selector|suite|pairing|pair loss|policy loss)-|-(1|3|attacked|harmful)$",
+                "",
+                component,
+            )
             getattr(self, report.outcome).setdefault(name, set()).add(check)
 
 
@@ -49,6 +53,7 @@ def test_the_builtins_pass():
         *("reflect", "resample", "resume"),
         *("pareto-front", "pareto-rank", "product", "weighted-sum", "gdpo"),
         *("chebyshev", "constraint", "dominance-count"),
+        *("chosen-failure",),
         *("workbench", "tradeoffs", "jsonl"),
     }
     assert results.skipped == {}
@@ -151,6 +156,22 @@ BAD_SUITES = {
 }
 
 
+BAD_PAIR_LOSSES = {
+    "rows": "pair_loss_is_a_finite_scalar_with_a_gradient",
+    "number": "pair_loss_is_a_finite_scalar_with_a_gradient",
+    "blind": "pair_loss_is_a_finite_scalar_with_a_gradient",
+    "exploding": "pair_loss_is_a_finite_scalar_with_a_gradient",
+    "backwards": "pair_loss_begins_in_the_right_direction",
+    "first-only": "pair_loss_does_not_depend_on_the_order_of_pairs",
+    "counting": "pair_loss_changes_neither_itself_nor_its_input",
+    "spoiling": "pair_loss_changes_neither_itself_nor_its_input",
+    "dividing": "pair_loss_takes_pairs_of_one_side",
+    "curious": "pair_loss_declares_what_there_is",
+    "forgetful": "pair_loss_goes_on_from_its_saved_state",
+    "stateless": "pair_loss_declares_what_there_is",
+}
+
+
 @pytest.mark.parametrize(
     ("file", "good", "bad"),
     [
@@ -158,6 +179,7 @@ BAD_SUITES = {
         ("bad_repairs.py", {"good"}, BAD_REPAIRS),
         ("bad_selectors.py", {"good", "advantages", "taught", "relative", "thrifty"}, BAD_SELECTORS),
         ("bad_suites.py", {"good"}, BAD_SUITES),
+        ("bad_pair_losses.py", {"good", "told", "lone", "learns"}, BAD_PAIR_LOSSES),
     ],
 )
 def test_bad_components_fail_the_check_that_is_for_their_fault(file, good, bad):

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .. import plugins
-from .console import AsJson, counted, err, out, print_json, visible
+from .console import AsJson, err, out, print_json, visible
 
 suites_app = typer.Typer(invoke_without_command=True, help="List suites, or check one, or an environment class.")
 
@@ -25,17 +25,12 @@ def suites(context: typer.Context, as_json: AsJson = False) -> None:
     """List suites, or check one, or an environment class."""
     if context.invoked_subcommand is not None:
         return
-    rows = [row for row in plugins.describe() if row["type"] == "suite" or _may_have_suites(row)]
+    rows = [row for row in plugins.describe() if row["type"] in ("suite", "not imported", "blocked")]
     if as_json:
         print_json(rows)
         return
     for row in rows:
         out.print(f"{escape(visible(row['name'])):<28} {escape(visible(row['summary']))}", soft_wrap=True)
-
-
-def _may_have_suites(row: Mapping[str, Any]) -> bool:
-    """Whether a row is of a plugin that was not imported, and whose source has suites."""
-    return row["type"] in ("not imported", "blocked") and not plugins.without_suites(row["plugin"])
 
 
 @suites_app.command("check")
@@ -56,10 +51,11 @@ def suites_check(
     Of an environment class, tools are listed and called with arguments drawn from their schemas: what raises, hangs,
     returns no text, shares state between instances or depends on the hash seed is reported.
     """
-    from ..recipe.loading import overridden
+    from ..recipe.loading import override
 
     args: dict[str, Any] = {}
-    overridden(args, sets)
+    for text in sets:
+        override(args, text)
     if re.search(r"\.py:\w*$", name):
         _check_environment(name, args, seed, seconds, as_json)
     else:
@@ -131,7 +127,8 @@ def _check_environment(reference: str, given: dict[str, Any], seed: int, seconds
     if as_json:
         print_json({"reference": reference, **found})
     else:
-        _say(f"{found['environment']}: {counted(len(found['tools']), 'tools')}, {counted(found['calls'], 'calls')}")
+        tools = "1 tool" if len(found["tools"]) == 1 else f"{len(found['tools'])} tools"
+        _say(f"{found['environment']}: {tools}, {found['calls']} calls")
         for tool in found["tools"]:
             _say(f"  {tool.get('signature') or tool['name'] + ': refused'}")
         for finding in found["findings"]:

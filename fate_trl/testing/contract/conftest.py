@@ -25,8 +25,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not any(known.values()):
         raise pytest.UsageError(f"plugin {plugin!r} registers no component, so there is nothing to check")
     for type, names in known.items():
-        if type in metafunc.fixturenames:
-            metafunc.parametrize(type, names or [NO_COMPONENT], indirect=True, scope="module")
+        fixture = type.replace(" ", "_")
+        if fixture in metafunc.fixturenames:
+            metafunc.parametrize(fixture, names or [NO_COMPONENT], indirect=True, scope="module")
     if "component" in metafunc.fixturenames:
         every = [(type, name) for type, names in known.items() for name in names]
         metafunc.parametrize("component", every, ids=[f"{type}-{name}" for type, name in every], indirect=True)
@@ -56,6 +57,11 @@ def selector(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture(scope="module")
 def pairing(request: pytest.FixtureRequest) -> Any:
     return make(request.config, "pairing", request.param)
+
+
+@pytest.fixture(scope="module")
+def pair_loss(request: pytest.FixtureRequest) -> Any:
+    return make(request.config, "pair loss", request.param)
 
 
 @pytest.fixture(scope="module")
