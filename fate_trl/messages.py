@@ -91,6 +91,13 @@ def visible(text: str) -> str:
     return "".join(c if c == "\n" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
+def counted(number: int, things: str) -> str:
+    """A number and what it counts, in a regular plural: "1 case", "2 cases", "1 trajectory"."""
+    if number != 1:
+        return f"{number:,} {things}"
+    return f"1 {things.removesuffix('ies')}y" if things.endswith("ies") else f"1 {things.removesuffix('s')}"
+
+
 _BRACKETED = re.compile(r"\[(?=/?[A-Z_]+\])")
 
 

@@ -402,6 +402,18 @@ def observers(plugins: Iterable[str]) -> list[Callable[..., Any]]:
     return [hook for hook in hooks if hook.get_hookimpls()]
 
 
+def without_suites(plugin: str) -> bool:
+    """Whether the source of a plugin, which is not imported, never names the hook of suites."""
+    try:
+        specs = [importlib.util.find_spec(entry.module.partition(".")[0]) for entry in installed().get(plugin, [])]
+    except (ImportError, ValueError):
+        return False  # nobody knows
+    folders = [Path(place) for spec in specs if spec for place in spec.submodule_search_locations or ()]
+    alone = [Path(spec.origin) for spec in specs if spec and spec.origin and not spec.submodule_search_locations]
+    files = [*alone, *(file for folder in folders for file in folder.rglob("*.py"))]
+    return bool(files) and not any(HOOKS["suite"].encode() in file.read_bytes() for file in files)
+
+
 def describe() -> list[dict[str, Any]]:
     """What there is, for `fate-trl plugins`: built-ins with their components, other plugins from metadata alone."""
     rows: list[dict[str, Any]] = []

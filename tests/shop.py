@@ -44,11 +44,11 @@ def task(number=0, kind="benign"):
     return Task(id=f"t{number}", suite="shop", kind=kind, messages=messages, tools=("look", "pay"))
 
 
-def policy(server, limits=None, model="m", **settings):
+def policy(server, suite=None, limits=None, model="m", **settings):
     """A policy at that server, which waits for nothing."""
     settings = {"url": server.url, "backoff": 0, "retries": 4, "concurrency": 4, **settings}
     data = {"model": {"path": model, "endpoint": settings}, "suites": ["workbench"], "rounds": 0}
-    return EndpointPolicy(make_recipe({**data, "rollout": limits or {}}), {"shop": Suite()})
+    return EndpointPolicy(make_recipe({**data, "rollout": limits or {}}), {"shop": suite or Suite()})
 
 
 def rolled(policy, *tasks, seed=0):

@@ -74,7 +74,7 @@ def test_calls_that_need_more_rounds_than_allowed():
     ("sets", "verdict", "words"),
     [
         (("pfpo.per_device_train_batch_size=64", "rollout.tasks=7"), "error", "7 prompts are fewer than the 8 groups"),
-        (("pfpo.per_device_train_batch_size=8",), "warning", "1 groups of 8"),
+        (("pfpo.per_device_train_batch_size=8",), "warning", "1 group of 8"),
         (("pfpo.per_device_train_batch_size=16", "pfpo.max_steps=-1"), "ok", "12 steps an epoch, 36 in all"),
     ],
 )

@@ -12,11 +12,12 @@ from rich.console import Console
 from fate_trl import cli, plugins
 from fate_trl.cli import lists, suites
 from fate_trl.cli.console import visible
-from fate_trl.cli.run import explained, fresh
+from fate_trl.cli.run import explained, finished, fresh
 from fate_trl.cli.tables import metrics_table
-from fate_trl.errors import LedgerError
+from fate_trl.errors import LedgerError, PluginError, RecipeError, SuiteError
 from fate_trl.ledger.writing import RunDirectory
-from fate_trl.recipe.loading import load_recipe, shipped
+from fate_trl.messages import counted
+from fate_trl.recipe.loading import load_recipe, make_recipe, shipped
 
 HOSTILE = "evil\x1b[2J\x07\u202e\ud800 [red]name[/red]"
 VISIBLE = "evil\\x1b[2J\\x07\\x202e\\xd800 [red]name[/red]"
@@ -102,6 +103,16 @@ def test_suites_are_listed(fate):
     status, out, _ = fate("suites")
     assert status == 0
     assert out.startswith("workbench ")
+
+
+def test_a_plugin_without_suites_is_not_among_the_suites(fate, monkeypatch):
+    """What the source says is enough: nothing is imported for it."""
+    listed = {row["plugin"] for row in json.loads(fate("plugins", "--json")[1])}
+    shown = {row["plugin"] for row in json.loads(fate("suites", "--json")[1])}
+    assert {"agentdojo", "guard", "judge"} <= listed
+    assert "agentdojo" in shown
+    assert not {"guard", "judge"} & shown
+    assert not plugins.without_suites("nobody-knows-it"), "what cannot be read stays on the list"
 
 
 def test_recipes_are_listed_with_their_purpose(fate):
@@ -386,6 +397,67 @@ def test_however_a_run_stops_the_way_on_is_said(tmp_path, capsys, stop, status):
         stopped()
     assert getattr(end.value, "code", None) == status
     assert f"fate-trl eval --resume {tmp_path}/run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [RecipeError, PluginError, SuiteError])
+def test_what_a_resumed_run_would_stop_at_again_is_no_way_on(tmp_path, capsys, wrong):
+    def stopped():
+        with explained(RunDirectory(tmp_path / "run"), "eval"):
+            (tmp_path / "run/rounds/00").mkdir(parents=True)
+            raise wrong("there is no such thing")
+
+    with pytest.raises(wrong):
+        stopped()
+    assert "--resume" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asked", "stages", "rows", "over"),
+    [
+        (2, {1: ["accept"], 2: ["accept"]}, [], True),
+        (2, {1: ["accept"], 2: ["collect"]}, [], False),
+        (2, {1: ["accept"]}, [1], False),
+        (0, {0: ["eval-test"]}, [1], True),
+        (0, {0: ["eval-test"]}, [], False),
+    ],
+)
+def test_a_finished_run_is_told_from_one_to_go_on_with(tmp_path, asked, stages, rows, over):
+    run = RunDirectory(tmp_path)
+    for round, names in stages.items():
+        run.append(f"rounds/{round:02d}/stages.jsonl", [{"stage": name, "accepted": True} for name in names])
+    if rows:
+        run.write_json("metrics.json", {"rows": rows})
+    assert finished(run, make_recipe({"suites": ["workbench"], "rounds": asked})) is over
+
+
+def test_a_key_that_is_set_twice_is_refused(fate):
+    for command in (
+        ("check", "quickstart"),
+        ("suites", "check", "workbench"),
+        ("eval", "embedded", "--suite", "workbench"),
+    ):
+        status, out, err = fate(*command, "--set", "seed=1", "--set", "seed=2")
+        assert status
+        assert "--set gives seed twice, as 'seed=1' and as 'seed=2'" in " ".join((out + err).split())
+
+
+@pytest.mark.parametrize(
+    ("number", "things", "said"),
+    [
+        (1, "cases", "1 case"), (2, "cases", "2 cases"), (0, "tries", "0 tries"), (1, "tries", "1 try"),
+        (1, "trajectories", "1 trajectory"), (1200, "trajectories", "1,200 trajectories"), (1, "steps", "1 step"),
+    ],
+)  # fmt: skip
+def test_one_is_not_put_in_the_plural(number, things, said):
+    assert counted(number, things) == said
+
+
+def test_the_table_says_what_its_short_names_mean():
+    screen = Console(file=io.StringIO(), width=120)
+    screen.print(metrics_table([row("base", 0, 0.4)]))
+    said = screen.file.getvalue()
+    assert "asr attack success" in said
+    assert "tsr" not in said, "a name that is not in the table needs no words"
 
 
 def row(policy, round, value, accepted=True, **changes):

@@ -164,3 +164,8 @@ def test_hostile_texts_are_nothing_but_text(scripted_folder, scripted_copy):
     assert live_terminal(shown) == ""
     assert "<script" not in shown
     assert live_terminal(fate("compare", *names)) == ""
+
+
+def test_a_policy_is_not_compared_with_itself(scripted_folder):
+    with pytest.raises(RecipeError, match="are the same policy, round-2, of the same run; give another"):
+        comparison.compare([str(scripted_folder), f"{scripted_folder}@round-2"])

@@ -113,7 +113,7 @@ def test_columns_are_found_or_named(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "no column that names the case"),
+        ("note,score\nfine,1\n", "no column that names the case"),
         ("id,note\nx,fine\n", "no column of numbers besides 'id'"),
         ("id,score,epoch\nx,1,first\n", r"row 1: epoch is a whole number, not 'first'"),
         ("id,score\nx,nan\n", "no column of numbers"),
@@ -185,7 +185,7 @@ def test_ids_and_inputs_that_disagree_are_refused(tmp_path):
 def test_a_case_twice_is_refused(tmp_path):
     a = table(tmp_path / "a.csv", [{"id": 1, "score": 1}, {"id": 1, "score": 0}])
     with pytest.raises(InterchangeError, match=r"has case '1', try 1, 2 times"):
-        compare_results([a, a])
+        compare_results([a, table(tmp_path / "b.csv", [{"id": 1, "score": 1}])])
 
 
 def test_other_cases_are_refused_by_name_and_compared_on_demand(tmp_path):
@@ -312,11 +312,11 @@ def test_runs_and_files_do_not_mix(tmp_path):
 
 
 def test_it_loads_no_torch(tmp_path):
-    a = table(tmp_path / "a.csv", [{"id": 1, "score": 0}])
+    a, b = (table(tmp_path / f"{name}.csv", [{"id": 1, "score": 0}]) for name in "ab")
     code = f"""
 import sys
 from fate_trl import cli
-sys.argv = ["fate-trl", "compare", {a!r}, {a!r}, "--json"]
+sys.argv = ["fate-trl", "compare", {a!r}, {b!r}, "--json"]
 try:
     cli.main()
 except SystemExit as stop:
@@ -324,3 +324,62 @@ except SystemExit as stop:
 assert not {{"torch", "transformers", "trl", "datasets"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, stdout=subprocess.DEVNULL)
+
+
+# ------------------------------------------------------------------------------------------------ edges of tables
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is empty; its first line names the columns"),
+        ("case,score\n", "holds no row"),
+        ("case,score\none,1\ntwo\n", "line 3 has 1 cell, and its header names 2 columns"),
+        ("case,score\none,1,2\n", "line 2 has 3 cells, and its header names 2 columns"),
+        ("case,score\none,1\ntwo,high\n", "no column of numbers besides 'case' ('score' holds 'high' in row 2)"),
+        ("case,score\none,nan\ntwo,NaN\n", "no column of numbers besides 'case' ('score' holds no value)"),
+        ("case\none\n", "no column of numbers besides 'case'; its columns are case"),
+    ],
+)
+def test_a_table_that_is_none_says_where(tmp_path, text, words):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(InterchangeError) as told:
+        read(tmp_path / "a.csv")
+    assert words in str(told.value)
+
+
+@pytest.mark.parametrize("cell", ["nan", "NaN", "", "None", "n/a"])
+def test_a_cell_that_stands_for_no_score_is_a_case_without_one(tmp_path, cell):
+    (tmp_path / "a.csv").write_text(f"case,score\none,1\ntwo,{cell}\nthree,0\n")
+    found = read(tmp_path / "a.csv")
+    assert [row.case for row in found.rows] == ["one", "three"]
+    assert found.broken == (("two", 1),)
+
+
+def test_a_nan_of_jsonl_is_no_score_either(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"case": "one", "score": NaN}\n{"case": "two", "score": 1}\n')
+    assert read(tmp_path / "a.jsonl").broken == (("one", 1),)
+
+
+@pytest.mark.parametrize("names", [("a.csv", "gone.csv"), ("gone.csv", "a.csv"), ("a.csv", "runs/gone")])
+def test_a_file_that_is_not_there_is_said_to_be_gone(tmp_path, monkeypatch, names):
+    monkeypatch.chdir(tmp_path)
+    table(tmp_path / "a.csv", [{"case": 1, "score": 1}])
+    done = CliRunner().invoke(app, ["compare", *names])
+    assert isinstance(done.exception, RecipeError)
+    assert str(done.exception).startswith("there is no '")
+    assert "gone" in str(done.exception)
+
+
+def test_a_file_is_not_compared_with_itself(tmp_path):
+    one = table(tmp_path / "a.csv", [{"case": n, "score": n % 2} for n in range(4)])
+    with pytest.raises(RecipeError, match="would be compared with itself"):
+        compare_results([one, str(tmp_path / "." / "a.csv")])
+
+
+def test_one_case_is_not_put_in_the_plural(tmp_path):
+    rows = [{"case": n, "score": 1} for n in range(3)]
+    one, other = table(tmp_path / "a.csv", rows), table(tmp_path / "b.csv", [{**rows[0], "score": 0}, *rows[1:]])
+    said = CliRunner().invoke(app, ["compare", one, other]).stdout
+    assert "lost: 1 case by score" in said
+    assert "won: 0 cases by score" in said

@@ -9,6 +9,8 @@ from types import SimpleNamespace
 from typing import Literal
 
 import pytest
+import shop
+from shop import Suite, rolled, task
 from transformers.utils import get_json_schema
 
 from fate_trl import cli, plugins
@@ -16,50 +18,14 @@ from fate_trl.errors import RecipeError
 from fate_trl.ledger.writing import RunDirectory
 from fate_trl.recipe.loading import make_recipe
 from fate_trl.serve import completions
-from fate_trl.serve.endpoint import EndpointPolicy, tool_schema
-from fate_trl.suites.episodes import make_tool
+from fate_trl.serve.endpoint import tool_schema
 from fate_trl.testing.hostile import HOSTILE
 from fate_trl.testing.served import ScriptedServer
 from fate_trl.testing.served import completion as says
-from fate_trl.types import KINDS, Outcome, RolloutRequest, Task
+from fate_trl.types import Outcome
 from fate_trl.verify.scoring import TrajectoryControl
 
 KEY = "sk-secret-0123456789"
-
-
-class Shop:
-    """Two tools and a ledger of who was paid."""
-
-    def __init__(self, task):
-        self.task, self.paid = task, []
-
-    def execute(self, name, arguments):
-        if name == "look":
-            return "alice is owed"
-        self.paid.append(arguments["to"])
-        return "paid"
-
-    def outcome(self, calls, messages):
-        return Outcome(utility=float(self.paid == ["alice"]))
-
-
-class Suite:
-    def tools(self):
-        return {
-            "look": make_tool("look", "Say who is owed.", []),
-            "pay": make_tool("pay", "Pay somebody.", [("to", str, "Who is paid.")]),
-        }
-
-    def open(self, task):
-        return Shop(task)
-
-
-def task(number=0):
-    messages = (
-        {"role": "system", "content": "You run a shop."},
-        {"role": "user", "content": f"Pay who is owed ({number})."},
-    )
-    return Task(id=f"t{number}", suite="shop", kind=KINDS[0], messages=messages, tools=("look", "pay"))
 
 
 GOOD = [
@@ -79,16 +45,7 @@ def server():
 def policy(server, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
-    def make(suite=None, limits=None, **settings):
-        settings = {"url": server.url, "backoff": 0, "retries": 2, "concurrency": 4, **settings}
-        data = {"model": {"path": "m", "endpoint": settings}, "suites": ["workbench"], "rounds": 0}
-        return EndpointPolicy(make_recipe({**data, "rollout": limits or {}}), {"shop": suite or Suite()})
-
-    return make
-
-
-def rolled(policy, *tasks, seed=0):
-    return policy.rollout([RolloutRequest(t, t.messages, "eval-test") for t in tasks or (task(),)], seed)
+    return lambda *given, **named: shop.policy(server, *given, **{"retries": 2, **named})
 
 
 # ------------------------------------------------------------------------------------------------ the conversation

@@ -160,3 +160,33 @@ def test_a_torn_end_of_a_finished_stage_takes_nothing_else_with_it(finished, run
     done = {json.loads(line)["stage"] for line in (run.path / "rounds/01/stages.jsonl").read_text().splitlines()}
     assert "collect" in done
     assert not found.again & done
+
+
+def test_a_recipe_that_is_gone_is_told_with_where_it_comes_from(run):
+    (run.path / "recipe.yaml").unlink()
+    (found,) = fsck.examine(run)
+    assert (found.file, found.reason) == ("recipe.yaml", "it is gone; manifest.json has none either")
+    run.write_json("manifest.json", {"recipe": {"suites": ["workbench"]}})
+    (found,) = fsck.examine(run)
+    assert found.reason == "it is gone; --repair restores it from manifest.json"
+    assert fsck.repair(run) == [found]
+    assert fsck.examine(run) == []
+
+
+def test_records_of_others_have_no_recipe_to_be_gone(run):
+    (run.path / "recipe.yaml").unlink()
+    run.write_json("manifest.json", {"imported": ["failures.jsonl"]})
+    assert fsck.examine(run) == []
+
+
+@pytest.mark.parametrize("round", ["", "/01"])
+def test_rounds_that_are_gone_are_damage(finished, run, round):
+    before = results(run.path)
+    run.write_json("metrics.json", {"rows": [{"round": number} for number in (0, 1, 2)]})
+    shutil.rmtree(run.path / f"rounds{round}")
+    gone = ["rounds/00", "rounds/01", "rounds/02"] if not round else ["rounds/01"]
+    assert [found.file for found in fsck.repair(run)] == gone
+    if not round:
+        finished[1](run.path)()
+        assert results(run.path) == before
+        assert fsck.examine(run) == []

@@ -223,3 +223,12 @@ def test_the_same_seed_draws_the_same():
 
 def test_texts_that_mean_something_are_found_in_the_state():
     assert texts_in({"orders": {"17": ["paid", 3, ""]}, "x": "y" * 100}) == ["orders", "x", "17", "paid"]
+
+
+def test_what_is_wrong_with_a_reference_names_no_suite(tmp_path):
+    """An environment is checked without any rows, so the suite of rows has no part in it."""
+    (tmp_path / "mine.py").write_text("class Desk:\n    pass\n")
+    for reference in ("gone.py:Desk", f"{tmp_path}/mine.py:Table", f"{tmp_path}/mine.py:Desk"):
+        done = CliRunner().invoke(app, ["suites", "check", reference])
+        assert done.exit_code
+        assert "jsonl" not in str(done.exception) + done.output

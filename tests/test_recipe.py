@@ -204,8 +204,12 @@ def test_an_override_reaches_into_a_component_that_is_a_name_alone():
         override(data, "output_dir.place=here")
 
 
-def test_the_last_override_wins():
-    assert load_recipe("quickstart", ["rounds=5", "rounds=1"]).rounds == 1
+def test_a_key_is_overridden_once():
+    """As in the file, where a key that stands twice is an error: people mean both."""
+    with pytest.raises(RecipeError, match="--set gives rounds twice, as 'rounds=5' and as 'rounds=1'; drop one"):
+        load_recipe("quickstart", ["rounds=5", "rounds=1"])
+    recipe = load_recipe("quickstart", ["pfpo={beta: 0.1}", "pfpo.max_steps=3"])
+    assert (recipe.pfpo.trl["beta"], recipe.pfpo.trl["max_steps"]) == (0.1, 3), "a part of a section is another key"
 
 
 def test_an_override_of_a_whole_section_to_null():

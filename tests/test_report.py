@@ -2,12 +2,14 @@
 
 import base64
 import hashlib
+import html
 import json
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -16,9 +18,12 @@ from fate_trl import metrics
 from fate_trl.cli import app
 from fate_trl.errors import LedgerError, RecipeError
 from fate_trl.ledger.writing import RunDirectory
-from fate_trl.report import charts, page, summary, words
-from fate_trl.report.reading import Run
+from fate_trl.metrics import concerns
+from fate_trl.report import charts, decision, page, summary, words
+from fate_trl.report.reading import EvaluatedPolicy, Round, Run
 from fate_trl.testing.hostile import HOSTILE, LARGE, live_html, live_terminal, record
+
+ROOT = Path(__file__).parent.parent
 
 
 class Page(HTMLParser):
@@ -319,3 +324,89 @@ def test_every_metric_has_a_label_and_a_meaning():
     assert words.label("spread_security") == "disagreement on security"
     assert words.label("held_out_security") == "held-out security"
     assert (words.arrow("spread_security"), words.arrow("held_out_security")) == ("↓", "↑")
+
+
+# ------------------------------------------------------------------------------------------------ what to do next
+
+
+def policy_of(name, round):
+    return EvaluatedPolicy(name, round, {"test": "eval-test"}, True)
+
+
+class OfARun:
+    """What `decide` asks of a run."""
+
+    def __init__(self, rounds=1, decided=1, **recipe):
+        self.recipe = {"rounds": rounds, **recipe}
+        self.rounds = {n: Round(n, {"accept": {"accepted": True}}) for n in range(1, decided + 1)}
+
+
+GOOD = {"value": 0.3, "low": 0.1, "high": 0.5}
+BAD = {"value": -0.3, "low": -0.5, "high": -0.1}
+FLAT = {"value": 0.0, "low": -0.1, "high": 0.1}
+BASE, LATER = policy_of("base", 0), policy_of("round-1", 1)
+
+
+@pytest.mark.parametrize(
+    ("run", "policies", "change", "concerns", "verdict", "rules"),
+    [
+        (OfARun(), (BASE, LATER), {"resolved": GOOD, "asr": BAD}, [], "accept", ["accept"]),
+        (OfARun(), (BASE, LATER), {"resolved": GOOD, "asr": GOOD}, [], "not yet", ["worse"]),
+        (OfARun(), (BASE, LATER), {"resolved": BAD}, [], "not yet", ["worse"]),
+        (OfARun(), (BASE, LATER), {"resolved": FLAT, "tsr": BAD}, [], "not yet", ["worse", "no-clear-change"]),
+        (OfARun(), (BASE, LATER), {"resolved": GOOD}, [("refuses", 1)], "not yet", ["wary"]),
+        (OfARun(), (BASE, LATER), {"resolved": GOOD}, [("refuses", 0), ("clipped", 1)], "accept", ["accept"]),
+        (OfARun(), (BASE, LATER), {}, [], "not yet", ["unstated"]),
+        (OfARun(3, 1), (BASE, LATER), {"resolved": GOOD}, [], "not yet", ["unfinished"]),
+        (OfARun(3, 1, token_budget=9), (BASE, LATER), {"resolved": GOOD}, [], "accept", ["accept"]),
+        (OfARun(), (BASE, BASE), {}, [], "not yet", ["no-round-accepted"]),
+        (OfARun(), (None, None), {}, [], "not yet", ["nothing-evaluated"]),
+        (OfARun(0, 0), (BASE, BASE), {}, [], "measured", ["only-measured"]),
+        (OfARun(0, 0), (None, None), {}, [], "not yet", ["nothing-evaluated"]),
+    ],
+)
+def test_the_decision_follows_its_rules(run, policies, change, concerns, verdict, rules):
+    wary = [{"rule": rule, "round": round, "text": "Look."} for rule, round in concerns]
+    told = decision.decide(run, *policies, change, "", wary)
+    assert (told["verdict"], [reason["rule"] for reason in told["reasons"]]) == (verdict, rules)
+    assert all(reason["text"] for reason in told["reasons"])
+    assert told["next"]
+
+
+def test_every_rule_of_the_decision_is_written_down():
+    rules = re.findall(r"^\| `([a-z-]+)` \|", decision.__doc__, re.MULTILINE)
+    page_of_docs = (ROOT / "docs" / "report.md").read_text()
+    for rule in rules:
+        assert f"| {rule.replace('-', ' ')} |" in page_of_docs
+    known = re.findall(r"^\| `([a-z-]+)` \|", concerns.__doc__, re.MULTILINE)
+    assert set(decision.GRAVE) <= set(known)
+
+
+def test_what_to_do_next_stands_first(told, shown):
+    assert told["decision"]["verdict"] in ("accept", "not yet")
+    places = [shown.index(f'id="{part}"') for part in ("next", "result", "concerns", "run", "cost")]
+    assert places == sorted(places)
+    for reason in told["decision"]["reasons"]:
+        assert html.escape(reason["text"], quote=False)[:40] in shown
+
+
+def test_a_finished_stage_that_lost_its_last_chunk_is_told_in_the_page(scripted_copy):
+    file = scripted_copy / "rounds/02/rollouts.jsonl"
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:-1]))
+    found = summary.summarise(Run.open(scripted_copy))
+    (line,) = found["missing"]
+    assert "records are there; what is not whole is left out" in line
+    text = page.render("report.html", s=found)
+    assert line in text
+    assert "fate-trl fsck" in text
+
+
+def test_rounds_that_are_gone_are_told_in_the_page(scripted_copy):
+    shutil.rmtree(scripted_copy / "rounds")
+    found = summary.summarise(Run.open(scripted_copy))
+    assert found["missing"] == [f"Of round {n} no record is left, though metrics.json tells of it." for n in (0, 1, 2)]
+    assert found["missing"][0] in page.render("report.html", s=found)
+
+
+def test_a_whole_run_lacks_nothing(told):
+    assert told["missing"] == []

@@ -27,7 +27,7 @@ def policy(tmp_path_factory):
 
         def made(length, **settings):
             limits = {"temperature": 0, "max_completion_length": length}
-            return shop.policy(SimpleNamespace(url=url), limits, str(folder), concurrency=1, **settings)
+            return shop.policy(SimpleNamespace(url=url), None, limits, str(folder), concurrency=1, **settings)
 
         yield made
 

@@ -466,3 +466,27 @@ def test_the_command_serves_until_it_is_stopped_and_loads_no_torch(folder):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=os.environ)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^False http://127\.0\.0\.1:\d+/$", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_an_export_leaves_the_run_as_it_was(folder, tmp_path):
+    (folder / index.CACHE).unlink(missing_ok=True)
+    before = sorted(path for path in folder.rglob("*"))
+    done = CliRunner().invoke(app, ["view", str(folder), "--export", str(tmp_path / "site")])
+    assert done.exit_code == 0, done.output
+    assert sorted(path for path in folder.rglob("*")) == before
+    assert not (tmp_path / index.CACHE).exists()
+
+
+def test_a_port_that_there_is_not_is_told_in_sentences(folder):
+    with pytest.raises(FateError) as told:
+        SiteServer(Site(folder), 99999)
+    assert "..." not in str(told.value).replace(". Give", "")
+    assert ".." not in str(told.value)
+
+
+def test_a_finished_stage_that_lost_records_is_told(folder):
+    file = folder / "rounds/01/rollouts.jsonl"
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:-1]))
+    shown = index.build(Run.open(folder)).shown
+    (line,) = shown["missing"]
+    assert re.match(r"Round 1, [\w-]+: \d+ of \d+ records are there; what is not whole is left out", line)

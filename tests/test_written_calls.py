@@ -229,3 +229,17 @@ def test_nor_does_one_in_which_some_call_was_read(tmp_path, monkeypatch, capsys)
     said, rules = evaluated(tmp_path, monkeypatch, capsys, script)
     assert "Not one call" not in said
     assert "unread-calls" not in rules
+
+
+def test_a_stage_of_empty_replies_says_so(tmp_path, monkeypatch, capsys):
+    said, rules = evaluated(tmp_path, monkeypatch, capsys, lambda number, body: completion(""))
+    assert "All 6 replies of eval-test are empty: no word and no call" in said
+    assert "empty-replies" in rules
+
+
+def test_one_word_in_a_stage_is_no_silence(tmp_path, monkeypatch, capsys):
+    said, rules = evaluated(
+        tmp_path, monkeypatch, capsys, lambda number, body: completion("Done." if number == 3 else "")
+    )
+    assert "are empty" not in said
+    assert "empty-replies" not in rules

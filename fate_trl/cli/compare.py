@@ -11,10 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..errors import RecipeError
-from ..interchange.results import Columns, recognised
+from ..interchange.results import READERS, Columns, recognised
 from ..metrics.columns import Correction
 from ..report import words
-from .console import AsJson, out, print_json, visible
+from .console import AsJson, counted, out, print_json, visible
 from .report import say_where, write_page
 
 _SHOWN = 10
@@ -46,6 +46,9 @@ def compare_runs(
 ) -> None:
     """Compare runs or policies (RUN@round-1, RUN@base), or files of Inspect, lm-eval, CSV and JSONL, case by case."""
     files = [name for name in runs if recognised(Path(name))]
+    for name in runs:
+        if files or Path(name).suffix.lower() in READERS:
+            _check_there(name)
     if files and len(files) < len(runs):
         other = next(name for name in runs if name not in files)
         raise RecipeError(
@@ -77,6 +80,11 @@ def compare_runs(
         say_where("comparison", page)
 
 
+def _check_there(name: str) -> None:
+    if not (Path(name).exists() or Path(name.rpartition("@")[0] or name).exists()):
+        raise RecipeError(f"there is no {name!r} here; give run directories, or files of results.")
+
+
 def _write(file: Path, template: str, found: dict[str, Any]) -> Path:
     from ..report.page import render
 
@@ -89,7 +97,7 @@ def _show(reference: dict[str, Any], part: dict[str, Any]) -> None:
         out.print(f"[yellow]unlike:[/] {escape(visible(line))}", soft_wrap=True)
     out.print(escape(visible(f"a = {a}\nb = {b}")), soft_wrap=True)
     table = Table(
-        title=f"{part['tasks']} test tasks, %, paired differences with 95 % intervals",
+        title=f"{counted(part['tasks'], 'test tasks')}, %, paired differences with 95 % intervals",
         title_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
@@ -109,7 +117,7 @@ def _show(reference: dict[str, Any], part: dict[str, Any]) -> None:
         table.add_row(f"{name} {words.arrow(name)}", *values, difference, ends, *counts, p)
     out.print(table)
     for what in ("won", "lost"):
-        out.print(f"{what}: {len(part[what])} tasks resolved by {'b' if what == 'won' else 'a'} only")
+        out.print(f"{what}: {counted(len(part[what]), 'tasks')} resolved by {'b' if what == 'won' else 'a'} only")
         for task in part[what][:_SHOWN]:
             asked = " ".join(task["asked"].split())[:80]
             text = f"  {task['kind']:<9} {task['suite']} {task['task']}  {asked}  ({', '.join(task['failed'])} failed)"
@@ -124,10 +132,10 @@ def _show_results(found: dict[str, Any], part: dict[str, Any]) -> None:
         out.print(f"[yellow]unlike:[/] {escape(visible(line))}", soft_wrap=True)
     for side, letter in ((found["reference"], "a"), (part, "b")):
         model = f" ({side['model']})" if side["model"] else ""
-        broken = f", {side['errors']} cases with errors left out" if side["errors"] else ""
+        broken = f", {counted(side['errors'], 'cases')} with errors left out" if side["errors"] else ""
         out.print(escape(visible(f"{letter} = {side['name']}{model}{broken}")), soft_wrap=True)
     table = Table(
-        title=f"{part['pairs']} cases, paired by {part['paired_by']}; differences with 95 % intervals",
+        title=f"{counted(part['pairs'], 'cases')}, paired by {part['paired_by']}; differences with 95 % intervals",
         title_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
@@ -148,7 +156,7 @@ def _show_results(found: dict[str, Any], part: dict[str, Any]) -> None:
         )
     out.print(table)
     for what in ("won", "lost"):
-        out.print(f"{what}: {len(part[what])} cases by {escape(visible(part['primary']))}", soft_wrap=True)
+        out.print(f"{what}: {counted(len(part[what]), 'cases')} by {escape(visible(part['primary']))}", soft_wrap=True)
         for case in part[what][:_SHOWN]:
             asked = " ".join(case["asked"].split())[:80]
             out.print(escape(visible(f"  {case['case']}  {asked}  {case['a']:g} → {case['b']:g}")), soft_wrap=True)

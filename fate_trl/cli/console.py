@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from ..messages import counted as counted
 from ..messages import visible as visible
 
 out = Console(highlight=False, emoji=False)

@@ -12,7 +12,7 @@ from ..ledger.writing import RunDirectory
 from ..preflight.hub import reach_hub
 from ..process import team
 from ..recipe.checks import check
-from ..recipe.loading import override, validated
+from ..recipe.loading import overridden, validated
 from ..serve.target import values_of
 from ..types import TRAINING
 from .console import AsJson, Quiet, Sets
@@ -58,7 +58,7 @@ def evaluate_model(
         for text in sets:
             if text.partition("=")[0].partition(".")[0] in _NOT_SET:
                 raise RecipeError(f"--set {text}: an evaluation trains nothing, and is written to --output.")
-            override(data, text)
+        overridden(data, sets)
         if not data["suites"]:
             raise RecipeError(
                 "give a suite to evaluate on: --suite NAME; `fate-trl suites` lists them. "

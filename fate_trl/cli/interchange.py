@@ -25,7 +25,7 @@ from ..record import dumps
 from ..suites.environment import schema_of
 from ..suites.opening import open_suites, tasks_of, tools_of
 from ..types import Case, Task
-from .console import AsJson, Sets, err, out, print_json, visible
+from .console import AsJson, Sets, counted, err, out, print_json, visible
 from .run import fresh
 
 Format = Literal["failures", "openai", "nemo-gym", "preferences"]
@@ -63,7 +63,7 @@ def _lines(run: str, format: Format, round: int | None, stage: str) -> tuple[lis
         cases = [(number, case) for number, case in interchange.run_cases(run, round) if failures_of([case])]
         if not cases:
             raise InterchangeError(f"{run} has collected no failures{of}.")
-        return [rows.line(case, number) for number, case in cases], f"{len(cases)} failures"
+        return [rows.line(case, number) for number, case in cases], counted(len(cases), "failures")
     tools = _Tools(run)
     if format == "preferences":
         told = list(interchange.run_pairs(run, round))
@@ -74,17 +74,17 @@ def _lines(run: str, format: Format, round: int | None, stage: str) -> tuple[lis
             | {"score_gap": pair.score_gap}
             for pair in told
         ]
-        return [dumps(row, sort=False) for row in made], f"{len(made)} pairs"
+        return [dumps(row, sort=False) for row in made], counted(len(made), "pairs")
     cases = list(interchange.run_cases(run, round, stage))
     if not cases:
         raise InterchangeError(f"{run} has no trajectories of the stage {stage!r}{of}; {_stages(run)}")
     if format == "openai":
         made = [exports.openai_row(case, number, tools.of(case[0].task)) for number, case in cases]
-        return [dumps(row, sort=False) for row in made], f"{len(made)} trajectories"
+        return [dumps(row, sort=False) for row in made], counted(len(made), "trajectories")
     sound = [(number, case) for number, case in cases if not metrics.is_error(case)]
     made = [exports.gym_row(case, number, tools.of(case[0].task)) for number, case in sound]
     left = f" ({len(cases) - len(sound)} with infrastructure errors left out)" if len(sound) < len(cases) else ""
-    return [dumps(row, sort=False) for row in made], f"{len(made)} trajectories{left}"
+    return [dumps(row, sort=False) for row in made], counted(len(made), "trajectories") + left
 
 
 def _stages(run: str) -> str:

@@ -29,11 +29,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..loop.counts import tokens
 from ..loop.reporter import Reporter, Silent
 from ..metrics import is_error
-from ..metrics.concerns import unread_calls
+from ..metrics.concerns import empty_replies, unread_calls
 from ..record import dumps
 from ..suites.scripted import ROLES
 from ..types import KINDS, Case
-from .console import err, visible
+from .console import counted, err, visible
 
 PAUSE = 30.0
 """Seconds between two lines of one stage, where there is no terminal (ours)."""
@@ -101,7 +101,7 @@ class Tally:
             parts.append(f"failed {', '.join(failed) or 'none'}")
             parts.append(f"resolved {self.resolved / self.cases:.0%}")
         if self.errors:
-            parts.append(f"{self.errors} errors")
+            parts.append(counted(self.errors, "errors"))
         parts += [f"{key} {self.log[key]:.3g}" for key in ("loss", "reward") if isinstance(self.log.get(key), float)]
         if self.tokens_per_second:
             parts.append(f"{self.tokens_per_second:.0f} tokens/s")
@@ -125,7 +125,7 @@ def _told(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return name if value else f"not {name}"
     if isinstance(value, int):
-        return f"{value:,} {name}" if value else ""
+        return counted(value, name) if value else ""
     if isinstance(value, float):
         return f"{name} {value:.3g}"
     return f"{name} {value}" if value else ""
@@ -194,9 +194,9 @@ class Lines(_Counting):
     def finish(self, summary: Mapping[str, Any]) -> None:
         told = [_told(key.replace("_", " "), value) for key, value in summary.items() if key not in _ELSEWHERE]
         self._line(", ".join(part for part in told if part), summary["seconds"])
-        warning = unread_calls(self.stage, summary)
-        if warning:
-            self.console.print(escape(visible(warning)), soft_wrap=True)
+        for warning in (unread_calls(self.stage, summary), empty_replies(self.stage, summary)):
+            if warning:
+                self.console.print(escape(visible(warning)), soft_wrap=True)
 
     def _line(self, text: str, seconds: float) -> None:
         head = f"round {self.round}  {_called(self.stage):<22} {seconds:7.1f} s  "

@@ -21,12 +21,12 @@ from ..ledger.scores import Scorer
 from ..ledger.writing import RunDirectory
 from ..loop.counts import errors, measured
 from ..metrics import summarize
-from ..recipe.loading import override
+from ..recipe.loading import overridden
 from ..report.reading import Run
 from ..types import Case, ScoreCard, Trajectory
 from ..verify.loading import load as load_verifier
 from ..verify.scoring import SECONDS, check_objectives, spent
-from .console import AsJson, err, out, print_json, visible
+from .console import AsJson, counted, err, out, print_json, visible
 from .run import fresh
 
 BATCH = 64
@@ -73,8 +73,7 @@ def rescore(
 
 def _arguments(sets: Sequence[str]) -> dict[str, Any]:
     args: dict[str, Any] = {}
-    for text in sets:
-        override(args, text)
+    overridden(args, sets)
     return args
 
 
@@ -189,7 +188,7 @@ def _table(differences: Sequence[Mapping[str, Any]]) -> Table:
     for column in ("round, stage", "cases", "metric", "stored", "rescored", "difference"):
         table.add_column(column, justify="left" if column in ("round, stage", "metric") else "right")
     for part in differences:
-        errors = f" ({part['errors']} errors)" if part["errors"] else ""
+        errors = f" ({counted(part['errors'], 'errors')})" if part["errors"] else ""
         head = [f"{part['round']} {part['stage']}", f"{part['cases']}{errors}"]
         for name, values in part["metrics"].items():
             stored = "–" if values["stored"] is None else f"{values['stored']['value']:.3f}"

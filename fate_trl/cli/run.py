@@ -17,7 +17,7 @@ import typer
 from rich.markup import escape
 
 from .. import __version__, interchange, plugins
-from ..errors import RecipeError
+from ..errors import PluginError, RecipeError, SuiteError
 from ..ledger.reading import RunReader
 from ..ledger.writing import RunDirectory
 from ..loop.reporter import Reporter
@@ -79,8 +79,19 @@ def resumed(path: str, sets: list[str]) -> tuple[Recipe, Components, RunDirector
         raise RecipeError(
             "--resume goes on with the recipe as it was; --set cannot change it. Start a new run instead."
         )
-    recipe = RunReader.open(path).recipe()
+    run = RunReader.open(path)
+    recipe = run.recipe()
+    if finished(run, recipe):
+        said = "is finished: nothing is left to do but its tables and its report"
+        err.print(f"{escape(visible(path))} {said}", soft_wrap=True)
     return recipe, check(recipe), RunDirectory(path)
+
+
+def finished(run: RunReader, recipe: Recipe) -> bool:
+    """Whether every round that the recipe asks for is decided, or where it asks for none, all is evaluated."""
+    if recipe.rounds:
+        return recipe.rounds in run.rounds and "accept" in run.stages(recipe.rounds)
+    return bool((run.read_json("metrics.json") or {}).get("rows"))
 
 
 def fresh(path: Path) -> Path:
@@ -97,9 +108,14 @@ def fresh(path: Path) -> Path:
     return candidate
 
 
+_AGAIN = (RecipeError, PluginError, SuiteError)
+"""What is wrong with what was asked for stops a resumed run in the same place."""
+
+
 @contextlib.contextmanager
 def explained(directory: RunDirectory, command: str) -> Iterator[None]:
-    """However the run stops, the way to go on with it is on the screen; one that recorded nothing is taken back."""
+    """However the run stops, the way to go on with it is on the screen, if there is one; one that recorded nothing is
+    taken back."""
     signal.signal(signal.SIGTERM, _terminate)
     new = set(directory.path.iterdir()) <= {directory.path / ".lock"}
     try:
@@ -110,6 +126,8 @@ def explained(directory: RunDirectory, command: str) -> Iterator[None]:
             if isinstance(error, KeyboardInterrupt):
                 err.print("stopped before anything was recorded")
                 sys.exit(getattr(error, "status", 128 + signal.SIGINT))
+            raise
+        if isinstance(error, _AGAIN):
             raise
         way = f"fate-trl {command} --resume {escape(visible(str(directory.path)))}"
         err.print(f"stopped; go on with: [bold]{way}[/]", soft_wrap=True)

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .. import plugins
-from .console import AsJson, err, out, print_json, visible
+from .console import AsJson, counted, err, out, print_json, visible
 
 suites_app = typer.Typer(invoke_without_command=True, help="List suites, or check one, or an environment class.")
 
@@ -25,12 +25,17 @@ def suites(context: typer.Context, as_json: AsJson = False) -> None:
     """List suites, or check one, or an environment class."""
     if context.invoked_subcommand is not None:
         return
-    rows = [row for row in plugins.describe() if row["type"] in ("suite", "not imported", "blocked")]
+    rows = [row for row in plugins.describe() if row["type"] == "suite" or _may_have_suites(row)]
     if as_json:
         print_json(rows)
         return
     for row in rows:
         out.print(f"{escape(visible(row['name'])):<28} {escape(visible(row['summary']))}", soft_wrap=True)
+
+
+def _may_have_suites(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of a plugin that was not imported, and whose source has suites."""
+    return row["type"] in ("not imported", "blocked") and not plugins.without_suites(row["plugin"])
 
 
 @suites_app.command("check")
@@ -51,11 +56,10 @@ def suites_check(
     Of an environment class, tools are listed and called with arguments drawn from their schemas: what raises, hangs,
     returns no text, shares state between instances or depends on the hash seed is reported.
     """
-    from ..recipe.loading import override
+    from ..recipe.loading import overridden
 
     args: dict[str, Any] = {}
-    for text in sets:
-        override(args, text)
+    overridden(args, sets)
     if re.search(r"\.py:\w*$", name):
         _check_environment(name, args, seed, seconds, as_json)
     else:
@@ -127,8 +131,7 @@ def _check_environment(reference: str, given: dict[str, Any], seed: int, seconds
     if as_json:
         print_json({"reference": reference, **found})
     else:
-        tools = "1 tool" if len(found["tools"]) == 1 else f"{len(found['tools'])} tools"
-        _say(f"{found['environment']}: {tools}, {found['calls']} calls")
+        _say(f"{found['environment']}: {counted(len(found['tools']), 'tools')}, {counted(found['calls'], 'calls')}")
         for tool in found["tools"]:
             _say(f"  {tool.get('signature') or tool['name'] + ': refused'}")
         for finding in found["findings"]:

@@ -9,11 +9,15 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from ..report import words
 from ..types import OBJECTIVES
-from .console import visible
+from .console import counted, visible
 
 _SHOWN = ("resolved", "asr", "exposed", "tsr", "brr", "hcr", "vrr", "safe_score", "benign_utility", "valid_calls")
 _OF_THE_FOUR = {f"mean_{name}" for name in OBJECTIVES}  # told by the other metrics; a user's own objectives are not
+_SHORT = ("asr", "tsr", "brr", "hcr", "vrr")
+"""Names that nobody can guess: what they mean stands below the table."""
+
 _ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 
 
@@ -25,7 +29,7 @@ def metrics_table(rows: list[dict[str, Any]]) -> Table:
     shown.sort(key=lambda row: (row["policy"] in ("oracle", "do-nothing", "refuse-all", "obey"), row["round"]))
     cases = max((row["metrics"]["resolved"]["n"] for row in shown if "resolved" in row["metrics"]), default=0)
     table = Table(
-        title=f"test split, {cases} tasks, % with 95 % intervals",
+        title=f"test split, {counted(cases, 'tasks')}, % with 95 % intervals",
         title_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
@@ -46,9 +50,12 @@ def metrics_table(rows: list[dict[str, Any]]) -> Table:
     if any(excluded):
         table.add_row("errors (excluded)", *map(str, excluded))
     repeatable = sum(row["errors"].get("repeatable", 0) for row in shown)
+    notes = ["; ".join(f"{name} {words.label(name)}" for name in _SHORT if name in names)]
     if repeatable:
-        table.caption = f"or: with the {repeatable} tasks on which the server fails every time as the model's failures"
-        table.caption_justify = "left"
+        failing = counted(repeatable, "tasks")
+        notes.append(f"or: with the {failing} on which the server fails every time as the model's failures")
+    table.caption = "\n".join(filter(None, notes))
+    table.caption_justify = "left"
     return table
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from .console import out, visible
+from .console import counted, out, visible
 
 
 def view_run(
@@ -24,13 +24,13 @@ def view_run(
     """Look at a run's trajectories, failures and repairs in the browser; only this machine can open the page."""
     from ..report.viewer import Site, SiteServer, export
 
-    site = Site(run)
+    site = Site(run, keep=export_to is None)
     if export_to is not None:
         export(site, export_to)
-        out.print(f"{len(site)} trajectories: open {_name(export_to / 'index.html')}", soft_wrap=True)
+        out.print(f"{counted(len(site), 'trajectories')}: open {_name(export_to / 'index.html')}", soft_wrap=True)
         return
     with SiteServer(site, port) as server, contextlib.suppress(KeyboardInterrupt):
-        out.print(f"{len(site)} trajectories of {_name(run)}: {server.url}  (Ctrl-C stops)", soft_wrap=True)
+        out.print(f"{counted(len(site), 'trajectories')} of {_name(run)}: {server.url}  (Ctrl-C stops)", soft_wrap=True)
         if browser:
             webbrowser.open(server.url)
         server.serve_forever()

@@ -13,9 +13,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..errors import InterchangeError
+from ..messages import counted
 from ..record import stable_hash
 from .records import load, sound
 
@@ -27,6 +28,8 @@ SHOWN = 200
 
 CASES = ("case", "id", "case_id", "sample_id", "doc_id", "task_id", "question_id")
 """Columns that name the case, where the user names none; the first that is there."""
+
+_NO_SCORE = ("", "nan", "none", "null", "na", "n/a")
 
 REPEATS = ("epoch", "attempt", "repeat", "trial", "seed")
 CLUSTERS = ("cluster", "group")
@@ -240,9 +243,26 @@ def _lm_eval(path: Path, columns: Columns) -> Results:
 def _csv(path: Path, columns: Columns) -> Results:
     with open(path, newline="", encoding="utf-8-sig") as file:
         try:
-            return _table(path, "CSV", list(csv.DictReader(file)), columns)
+            return _table(path, "CSV", _cells(path, file), columns)
         except (UnicodeDecodeError, csv.Error) as error:
             raise InterchangeError(f"{path} is no CSV file in UTF-8: {error}") from None
+
+
+def _cells(path: Path, file: TextIO) -> list[dict[str, Any]]:
+    """The rows of a CSV file by its header. Raises InterchangeError for an empty file, or rows of other lengths."""
+    reader = csv.reader(file)
+    header = next(reader, None)
+    if not header:
+        raise InterchangeError(f"{path} is empty; its first line names the columns.")
+    rows = []
+    for cells in filter(None, reader):
+        if len(cells) != len(header):
+            raise InterchangeError(
+                f"{path}, line {reader.line_num} has {counted(len(cells), 'cells')}, and its header names "
+                f"{counted(len(header), 'columns')}; a text that holds a comma stands in quotation marks."
+            )
+        rows.append(dict(zip(header, cells, strict=True)))
+    return rows
 
 
 def _jsonl(path: Path, columns: Columns) -> Results:
@@ -262,7 +282,9 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _table(path: Path, kind: str, records: Sequence[Mapping[str, Any]], columns: Columns) -> Results:
-    names = list(dict.fromkeys(name for record in records for name in record if isinstance(name, str)))
+    if not records:
+        raise InterchangeError(f"{path} holds no row.")
+    names = list(dict.fromkeys(name for record in records for name in record))
     case = _column(path, names, columns.case, CASES, "--case")
     repeat, cluster, asked = (
         next((name for name in usual if name in names), "") for usual in (REPEATS, CLUSTERS, INPUTS)
@@ -274,7 +296,11 @@ def _table(path: Path, kind: str, records: Sequence[Mapping[str, Any]], columns:
         n for n in names if n not in (case, repeat, cluster, asked) and _is_score(records, n)
     ]
     if not scores:
-        raise InterchangeError(f"{path} has no column of numbers besides {case!r}; its columns are {', '.join(names)}.")
+        others = [name for name in names if name not in (case, repeat, cluster, asked)]
+        raise InterchangeError(
+            f"{path} has no column of numbers besides {case!r}{_first_text(records, others)}; its columns are "
+            f"{', '.join(names)}."
+        )
     rows, broken = [], []
     for number, record in enumerate(records, 1):
         values = {name: value for name in scores if (value := _number(record.get(name))) is not None}
@@ -301,8 +327,26 @@ def _column(path: Path, names: Sequence[str], wanted: str, usual: Sequence[str],
 
 def _is_score(records: Sequence[Mapping[str, Any]], name: str) -> bool:
     """Whether every value of a column that is there is a number, or stands for one."""
-    given = [record[name] for record in records if record.get(name) not in (None, "")]
+    given = [record[name] for record in records if not _missing(record.get(name))]
     return bool(given) and all(_number(value) is not None for value in given)
+
+
+def _missing(value: Any) -> bool:
+    """Whether a cell stands for no score: empty, or NaN as pandas and others write it."""
+    if isinstance(value, str):
+        return value.strip().lower() in _NO_SCORE
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _first_text(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+    """Why the first of these columns is none of numbers, in words."""
+    for name in names:
+        for number, record in enumerate(records, 1):
+            value = record.get(name)
+            if not _missing(value) and _number(value) is None:
+                return f" ({name!r} holds {str(value)[:40]!r} in row {number})"
+        return f" ({name!r} holds no value)"
+    return ""
 
 
 # ------------------------------------------------------------------------------------------------ values

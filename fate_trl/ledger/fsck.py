@@ -50,7 +50,7 @@ class Damage:
 
 def examine(run: RunReader) -> list[Damage]:
     """All damage of a run. Changes nothing."""
-    found = [*_small_files(run), *_scores(run)]
+    found = [*_small_files(run), *_gone(run), *_scores(run)]
     for round in run.rounds:
         found += [*_records(run, round), *_policies(run, run.path / round_dir(round))]
     return found
@@ -86,10 +86,37 @@ def _small_files(run: RunReader) -> Iterator[Damage]:
             run.read_json(name)
         except LedgerError:
             yield Damage(name, "no JSON; it is written anew when the run is resumed", all=True)
+    yield from _recipe(run)
+
+
+def _recipe(run: RunReader) -> Iterator[Damage]:
+    try:
+        manifest = run.read_json("manifest.json") or {}
+    except LedgerError:
+        manifest = {}
+    if not (run.path / "recipe.yaml").exists():
+        if "imported" not in manifest:  # records of others have no recipe
+            there = (
+                "--repair restores it from manifest.json" if "recipe" in manifest else "manifest.json has none either"
+            )
+            yield Damage("recipe.yaml", f"it is gone; {there}")
+        return
     try:
         validated(read_values(run.path / "recipe.yaml"))
     except RecipeError as error:
         yield Damage("recipe.yaml", str(error))
+
+
+def _gone(run: RunReader) -> Iterator[Damage]:
+    """Rounds that metrics.json tells of and that have no folder."""
+    try:
+        rows = (run.read_json("metrics.json") or {}).get("rows", [])
+    except LedgerError:
+        return
+    for round in sorted({row["round"] for row in rows} - set(run.rounds)):
+        yield Damage(
+            round_dir(round), "its records are gone, and metrics.json tells of it; a resumed run does it again"
+        )
 
 
 def _scores(run: RunReader) -> Iterator[Damage]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
+from ..messages import text_of
 from ..metrics import causes, is_error
 from ..types import Case, Repair, Stage, Trajectory
 from ..verify.written import written_call
@@ -66,6 +67,15 @@ def unread_calls(cases: Iterable[Case]) -> dict[str, int]:
     return {"unread_calls": unread} if unread else {}
 
 
+def empty_replies(cases: Iterable[Case]) -> dict[str, int]:
+    """How many trajectories there are, errors aside, where not one of a stage holds a word or a call; {} where any."""
+    trajectories = [trajectory for trajectory, _ in cases if not trajectory.error]
+    said = [m for trajectory in trajectories for m in trajectory.messages if m.get("role") == "assistant"]
+    if not trajectories or any(message.get("tool_calls") or text_of(message).strip() for message in said):
+        return {}
+    return {"empty_replies": len(trajectories)}
+
+
 def _ends_in_a_call(trajectory: Trajectory) -> bool:
     last = trajectory.messages[-1] if trajectory.messages else {}
     return last.get("role") == "assistant" and written_call(last, trajectory.task.tools)
@@ -78,6 +88,7 @@ def collect_summary(cases: Sequence[Case]) -> dict[str, Any]:
         "failures": len(failures_of(cases)),
         "resolved": sum(card.resolved for _, card in cases),
         **unread_calls(cases),
+        **empty_replies(cases),
         **errors(cases),
         **tokens(cases),
     }

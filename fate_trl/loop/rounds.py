@@ -28,6 +28,7 @@ from .asking import Asking, Roll
 from .budgets import collected_tries, failure_item, prompt_items, prompt_tries, repair_item, repair_tries, task_item
 from .counts import (
     collect_summary,
+    empty_replies,
     errors,
     evaluation,
     measured,
@@ -408,7 +409,7 @@ class Evolution(Stages):
     ) -> None:
         def work() -> Mapping[str, Any]:
             cases = self._roll(round, "rollouts", stage, requests, policy)
-            own = {} if policy else {**unread_calls(cases), **tokens(cases)}
+            own = {} if policy else {**unread_calls(cases), **empty_replies(cases), **tokens(cases)}
             return {"trajectories": len(cases), **errors(cases), **own}
 
         self._stage(round, stage, len(requests), work)

@@ -20,6 +20,7 @@ they can speak in the log of a run that is still going as well as in its report.
 | `gamed` | a verifier that trains sees progress for sure, and a held-out one sees decline for sure |
 | `rolled-back` | a round was not accepted |
 | `unread-calls` | not one call of a stage was read, and texts end in what looks like calls |
+| `empty-replies` | not one reply of a stage holds a word or a call |
 | `server-fails` | a server failed on some requests whenever it was asked, most likely over what the model wrote |
 | `errors` | more than 2 % of the test cases have an infrastructure error |
 | `few-cases` | an interval of the headline metrics stands on fewer than 20 clusters |
@@ -28,7 +29,7 @@ they can speak in the log of a run that is still going as well as in its report.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -77,7 +78,8 @@ def diagnose(rows: Sequence[Row], rounds: Mapping[int, Stages]) -> list[Concern]
     for number, stages in rounds.items():
         found += [Concern(rule, number, text) for rule, text in _of_training(stages)]
         found += [Concern("rolled-back", number, text) for text in _of_gate(stages)]
-        found += [Concern("unread-calls", number, text) for text in _of_calls(stages)]
+        found += [Concern("unread-calls", number, text) for text in _once(unread_calls, stages)]
+        found += [Concern("empty-replies", number, text) for text in _once(empty_replies, stages)]
     return sorted(found, key=lambda concern: concern.round)
 
 
@@ -284,10 +286,22 @@ def _of_gate(stages: Stages) -> Iterator[str]:
         yield f"The round was rolled back ({why}). The next one starts from the last accepted policy."
 
 
-def _of_calls(stages: Stages) -> Iterator[str]:
+def _once(rule: Callable[[str, Mapping[str, Any]], str], stages: Stages) -> Iterator[str]:
     """Once for a round: its stages sample from one model, through one parser."""
-    told = (unread_calls(stage, record) for stage, record in stages.items())
+    told = (rule(stage, record) for stage, record in stages.items())
     yield from [text for text in told if text][:1]
+
+
+def empty_replies(stage: str, record: Mapping[str, Any]) -> str:
+    """What to say of a stage in which nothing was said and nothing called; "" of any other."""
+    if not record.get("empty_replies"):
+        return ""
+    return (
+        f"All {record['empty_replies']} replies of {stage} are empty: no word and no call. So the numbers are of "
+        "silence, not of a policy. Ask the model one question by hand: its server may hand its text over in another "
+        "field (a reasoning parser), end at once, or know no chat template; a model here may have too few completion "
+        "tokens."
+    )
 
 
 def unread_calls(stage: str, record: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from ..errors import FateError, RecipeError
 from ..ledger.writing import RunDirectory
 from ..loop.repairing import row_of
+from ..messages import counted
 from ..recipe.schema import Recipe, generation
 from ..recipe.trl_keys import trl_defaults
 from ..suites.opening import open_suites, tasks_of
@@ -117,7 +118,7 @@ def _batches(recipe: Recipe, train: int) -> Iterator[Finding]:
     epoch = prompts // groups * batch // (rows * accumulation) if groups else 0
     steps = trl["max_steps"] if trl["max_steps"] > 0 else round(epoch * trl["num_train_epochs"])
     data = {"groups": groups, "generation_batch": batch, "steps_per_epoch": epoch, "steps": steps}
-    reason = f"{groups} groups of {size} are generated at a time, {epoch} steps an epoch, {steps} in all"
+    reason = f"{counted(groups, 'groups')} of {size} at a time, {counted(epoch, 'steps')} an epoch, {steps} in all"
     if not epoch:
         advice = f"Give at least {groups} tasks a round, or lower pfpo.gradient_accumulation_steps."
         yield Finding(

@@ -16,7 +16,7 @@ from typing import Any
 from .. import plugins
 from ..errors import RecipeError
 from .checks import GENERATION, SET_BY_THE_RUN, check
-from .loading import override, read_values, validated
+from .loading import overridden, read_values, validated
 from .schema import Recipe
 from .trl_keys import trl_defaults, trl_keys
 
@@ -61,8 +61,7 @@ def grpo_recipe(
         RecipeError: A key that neither GRPOConfig nor TRL's script or model has; no model; no prompts.
     """
     values = read_values(_file(config))
-    for text in sets:
-        override(values, text)
+    overridden(values, sets)
     known = set(trl_keys("grpo_config"))
     unknown = [key for key in values if key not in known | _MODEL | _SCRIPT]
     if unknown:

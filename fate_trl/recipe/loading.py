@@ -52,8 +52,7 @@ def load_with_components(path: str | Path, overrides: Iterable[str] = ()) -> tup
     """The same, and the components that were made to check it, for the run to take."""
     file, overrides = find_recipe(path), list(overrides)
     data = read_values(file)
-    for text in overrides:
-        override(data, text)
+    overridden(data, overrides)
     try:
         recipe = validated(data)
         return recipe, check(recipe)
@@ -108,6 +107,17 @@ def find_recipe(path: str | Path) -> Path:
         raise RecipeError(f"{str(path)!r} is a run directory; go on with it by --resume {path}.")
     hint = plugins.nearest(str(path), names)
     raise RecipeError(f"no recipe {str(path)!r}{hint} Give a YAML file, or one of: {', '.join(names)}.")
+
+
+def overridden(data: dict[str, Any], assignments: Iterable[str]) -> None:
+    """Apply `--set` options in place, one by one. Raises RecipeError if one is malformed or sets a key again."""
+    seen: dict[str, str] = {}
+    for assignment in assignments:
+        key = assignment.partition("=")[0]
+        if key in seen:
+            raise RecipeError(f"--set gives {key} twice, as {seen[key]!r} and as {assignment!r}; drop one.")
+        seen[key] = assignment
+        override(data, assignment)
 
 
 def override(data: dict[str, Any], assignment: str) -> None:

@@ -142,6 +142,12 @@ def compare(names: Sequence[str], *, anyway: bool = False, max_error_rate: float
     if len(names) < 2:
         raise RecipeError("give at least two of RUN or RUN@POLICY; the others are compared with the first.")
     reference, *others = [Side.open(name) for name in names]
+    for side in others:
+        if (side.run.path.resolve(), side.policy) == (reference.run.path.resolve(), reference.policy):
+            raise RecipeError(
+                f"{reference.name} and {side.name} are the same policy, {side.policy}, of the same run; give "
+                f"another, such as {side.run.path}@base."
+            )
     unlike = {side.name: differences(reference, side) for side in others}
     if any(unlike.values()) and not anyway:
         lines = [f"  {name}: {text}" for name, found in unlike.items() for text in found]

@@ -19,10 +19,10 @@ from ..ledger.layout import file_of
 from ..ledger.reading import RunReader
 from ..messages import text_of
 from ..types import OBJECTIVES, PASS_AT
-from .reading import Run
+from .reading import Run, missing
 
 CACHE = ".viewer.json"
-FORMAT = 3
+FORMAT = 4
 """Goes up when the index changes its shape; an older cache is built again."""
 
 NOT_APPLICABLE, ERROR = -1, -2
@@ -49,8 +49,8 @@ class Index:
     places: list[list[Any]]
 
 
-def load(run: Run) -> Index:
-    """The index of a run: from its cache if that is as new as the records, otherwise built, and cached."""
+def load(run: Run, keep: bool = True) -> Index:
+    """The index of a run: from its cache if that is as new as the records, otherwise built, and cached with `keep`."""
     cache, state = run.path / CACHE, _state(run)
     try:
         kept = json.loads(cache.read_text(encoding="utf-8"))
@@ -59,6 +59,8 @@ def load(run: Run) -> Index:
     except (OSError, ValueError, KeyError, TypeError):  # none, or not ours
         pass
     index = build(run)
+    if not keep:
+        return index
     try:
         text = json.dumps({"state": state, "shown": index.shown, "places": index.places}, separators=(",", ":"))
         cache.write_text(text, encoding="utf-8")
@@ -117,6 +119,7 @@ class _Builder:
     """Columns as they grow."""
 
     places: list[list[Any]] = field(default_factory=list)
+    there: Counter[tuple[int, str]] = field(default_factory=Counter)
     rows: dict[tuple[Any, ...], int] = field(default_factory=dict)
     stages: _Names = field(default_factory=_Names)
     suites: _Names = field(default_factory=_Names)
@@ -134,6 +137,7 @@ class _Builder:
         trajectory, scores = record["trajectory"], record["card"]["scores"]
         task, attempt = trajectory["task"], trajectory.get("attempt", 0)
         number, row = self._task(task), len(self.places)
+        self.there[round, record["stage"]] += 1
         self.places.append([round, file, place.start, len(place)])
         self.rows[round, trajectory.get("stage", ""), task["suite"], task["id"], attempt] = row
         values = {
@@ -196,6 +200,7 @@ class _Builder:
         causes = [sorted({numbers.get(c, len(common)) for c in causes}) for causes in self.columns["causes"]]
         return {
             "run": run.name,
+            "missing": missing(run, self.there),
             "objectives": order,
             "letters": letters(order),
             "opens": self._opens(run, order),

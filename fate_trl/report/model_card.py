@@ -15,7 +15,7 @@ import yaml
 
 from ..errors import LedgerError
 from ..ledger.reading import RunReader
-from ..messages import visible
+from ..messages import counted, visible
 from ..metrics import DIRECTIONS
 
 SAFETY = ("asr", "exposed", "hcr", "harm_share", "vrr", "safe_score", "safe_inert")
@@ -116,7 +116,7 @@ def _tables(measured: Sequence[Mapping[str, Any]], policy: str) -> list[str]:
             parts.append(_table(title, [name for name in names if any(name in r["metrics"] for r in shown)], shown))
         excluded = sum(row["errors"].get("excluded", 0) for row in shown)
         if excluded:
-            parts.append(f"{excluded} cases had an infrastructure error and are left out.")
+            parts.append(f"{counted(excluded, 'cases')} had an infrastructure error, left out here.")
     return parts
 
 

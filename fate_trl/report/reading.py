@@ -14,13 +14,13 @@ is still going, was stopped, or only evaluated is read as far as it got; see led
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from ..errors import RecipeError
-from ..ledger.layout import file_of
+from ..ledger.layout import file_of, trajectories_in
 from ..ledger.reading import RunReader
 from ..loop.counts import measured
 from ..suites.scripted import ROLES
@@ -175,6 +175,25 @@ class Run:
                     kept = {key: value for key, value in trajectory.items() if key not in _TEXT}
                     trajectory = {**kept, "task": {**task, "messages": ()}}
                 yield Trajectory.from_dict(trajectory), ScoreCard.from_dict(record["card"])
+
+
+def missing(run: Run, there: Mapping[tuple[int, str], int]) -> list[str]:
+    """What the records lack of what the run counted, in sentences.
+
+    Args:
+        run: The run.
+        there: Records that were read, by round and stage.
+    """
+    gone = sorted({row["round"] for row in run.rows} - set(run.rounds))
+    found = [f"Of round {number} no record is left, though metrics.json tells of it." for number in gone]
+    for number, round in run.rounds.items():
+        for stage, record in round.stages.items():
+            wanted, have = trajectories_in(record), there.get((number, stage), 0)
+            if wanted is not None and have < wanted:
+                found.append(
+                    f"Round {number}, {stage}: {have} of {wanted} records are there; what is not whole is left out."
+                )
+    return found
 
 
 def _round(reader: RunReader, number: int) -> Round:

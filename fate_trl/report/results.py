@@ -57,6 +57,9 @@ def compare_results(
     """
     if len(names) < 2:
         raise RecipeError("give at least two files of results; the others are compared with the first.")
+    same = [name for name in names[1:] if Path(name).resolve() == Path(names[0]).resolve()]
+    if same:
+        raise RecipeError(f"{names[0]} would be compared with itself; give two evaluations.")
     reference, *others = [read(Path(name), columns) for name in names]
     parts = [_compared(reference, other, correction, primary, anyway, max_error_rate, seed) for other in others]
     return {

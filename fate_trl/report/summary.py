@@ -15,12 +15,13 @@ import numpy as np
 
 from ..choose import pareto
 from ..errors import ErrorBudgetExceeded
-from ..messages import text_of
+from ..messages import counted, text_of
 from ..metrics import compare, wilson
 from ..metrics.concerns import diagnose, objectives_of_log
 from ..types import KINDS, PASS_AT, TRAINING, ToolCall
 from .agreeing import agreements
-from .reading import EvaluatedPolicy, Run
+from .decision import decide
+from .reading import EvaluatedPolicy, Run, missing
 
 Json = dict[str, Any]
 
@@ -33,15 +34,16 @@ def summarise(run: Run) -> Json:
     """What the report says of a run.
 
     Returns:
-        {"schema", "run", "policies", "before", "after", "concerns", "metrics", "change", "undecided", "suites",
-        "fronts", "scores", "agreement", "repairs", "training", "cost", "errors", "reasons", "examples"}, JSON values
-        only; each is described where it is made. Parts that the run has nothing for are empty.
+        {"schema", "run", "policies", "before", "after", "decision", "missing", "concerns", "metrics", "change",
+        "undecided", "suites", "fronts", "scores", "agreement", "repairs", "training", "cost", "errors", "reasons",
+        "examples"}, JSON values only; each is described where it is made. Parts that the run has nothing for are empty.
     """
     learned = [policy for policy in run.policies if not policy.scripted and "test" in policy.stages]
     after = run.policy() if learned else None
     before = learned[0] if learned else None
     seen = _scan(run, after)
     change, undecided = _change(run, before, after)
+    concerns = [concern.to_dict() for concern in diagnose(run.rows, _stages(run))]
     return {
         "schema": 1,
         "run": _about(run),
@@ -50,7 +52,9 @@ def summarise(run: Run) -> Json:
         ],
         "before": before.name if before else None,
         "after": after.name if after else None,
-        "concerns": [concern.to_dict() for concern in diagnose(run.rows, _stages(run))],
+        "missing": missing(run, seen.there),
+        "decision": decide(run, before, after, change, undecided, concerns),
+        "concerns": concerns,
         "metrics": _metrics(run),
         "change": change,
         "undecided": undecided,
@@ -227,12 +231,14 @@ class _Seen:
     """What one pass over all trajectories found.
 
     Attributes:
+        there: How many records there are, by round and stage.
         kinds, scores: Kind of task and scores of the collected and repaired trajectories, by (stage, *Key) and round.
         errors: How often each (where, what, cause) of an infrastructure error occurs, and the first one's reason.
         reasons: How often the last accepted policy fails a test case for each (kind, objective, reason).
         failing: The first few failing test cases per kind, whole.
     """
 
+    there: Counter[tuple[int, str]] = field(default_factory=Counter)
     kinds: dict[tuple[int, tuple[Any, ...]], str] = field(default_factory=dict)
     scores: dict[tuple[int, tuple[Any, ...]], dict[str, float]] = field(default_factory=dict)
     errors: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -247,6 +253,7 @@ def _scan(run: Run, after: EvaluatedPolicy | None) -> _Seen:
         for file in ("rollouts", "repairs"):
             for record in run.records(number, file):
                 _note_errors(seen, number, record)
+                seen.there[number, record["stage"]] += 1
                 if record["stage"] in ("collect", "repair"):
                     where = (number, key_of(record))
                     seen.kinds[where] = record["trajectory"]["task"]["kind"]
@@ -398,10 +405,10 @@ def _cost(run: Run) -> list[Json]:
 
 def _items(record: Mapping[str, Any]) -> str:
     """What a stage worked on, in words."""
-    counted = ("trajectories", "candidates", "traces", "rows", "prompts", "steps")
-    found = [f"{record[key]} {key}" for key in counted if record.get(key)]
+    things = ("trajectories", "candidates", "traces", "rows", "prompts", "steps")
+    found = [counted(record[key], key) for key in things if record.get(key)]
     if "pairs" in record:
-        found.append(f"{record['pairs']} pairs")
+        found.append(counted(record["pairs"], "pairs"))
     if "accuracy" in record:
         margin, ahead = (float(record.get(key, "nan")) for key in ("margin", "accuracy"))  # NaN is a text in a record
         found.append(f"margin {margin:.3g}, chosen ahead in {100 * ahead:.0f} % of the pairs")

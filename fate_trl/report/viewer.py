@@ -63,11 +63,12 @@ class Site:
 
     Args:
         path: The run directory. Its index is built here (seconds for 50,000 trajectories), or read from its cache.
+        keep: Whether to cache an index that was built, in the run directory.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, keep: bool = True):
         self.run = Run.open(path)
-        self._index = index.load(self.run)
+        self._index = index.load(self.run, keep)
         if not self._index.places:
             raise FateError(f"{path} has no trajectories yet; a run writes them in chunks, look again in a while.")
         self._static = {file.name: file for file in STATIC.iterdir() if file.suffix in _TYPES}
@@ -137,7 +138,7 @@ class SiteServer(http.server.ThreadingHTTPServer):
         try:
             super().__init__(("127.0.0.1", port), _Handler)
         except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
+            reason = str(getattr(error, "strerror", None) or error).rstrip(".")
             raise FateError(
                 f"cannot listen on port {port}: {reason}. Give another --port, or 0 for a free one."
             ) from None

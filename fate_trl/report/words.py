@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ..messages import counted as counted
 from ..metrics import DIRECTIONS, definitions
 
 LABELS = {

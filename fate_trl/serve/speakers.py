@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from ..errors import RecipeError
 from ..messages import Message
-from ..recipe.loading import override, validated
+from ..recipe.loading import overridden, validated
 from ..recipe.schema import Recipe
 from ..record import stable_hash
 from .completions import Server
@@ -112,7 +112,7 @@ def speaker_of(
     for text in sets:
         if text.partition("=")[0].partition(".")[0] not in ("model", "rollout"):
             raise RecipeError(f"--set {text}: only keys of model and rollout mean anything here.")
-        override(data, text)
+    overridden(data, sets)
     recipe = validated(data)
     if recipe.model.endpoint is not None:
         return ServedSpeaker(recipe, seed), recipe.model.path

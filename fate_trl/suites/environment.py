@@ -30,14 +30,14 @@ def load_environment(reference: str) -> tuple[Callable[[], Any], type]:
     try:
         module = import_file(path)
     except (Exception, SystemExit) as error:
-        raise SuiteError(f"jsonl: {path} cannot be imported: {type(error).__name__}: {error}") from error
+        raise SuiteError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)
     if not inspect.isclass(found) and not inspect.isfunction(found):
         classes = [key for key, value in vars(module).items() if inspect.isclass(value)]
-        raise SuiteError(f"jsonl: {path} has no class {name!r}; it has {', '.join(classes) or 'none'}.")
+        raise SuiteError(f"{path} has no class {name!r}; it has {', '.join(classes) or 'none'}.")
     environment = found if inspect.isclass(found) else _class_of(found, f"{path}:{name}")
     if not callable(getattr(environment, "reset", None)):
-        raise SuiteError(f"jsonl: {environment.__name__} has no method reset; a TRL environment needs one.")
+        raise SuiteError(f"{environment.__name__} has no method reset; a TRL environment needs one.")
     return found, environment
 
 
@@ -46,7 +46,7 @@ def check_reference(reference: str) -> tuple[Path, str]:
     file, _, name = reference.rpartition(":")
     path = Path(file).expanduser()
     if not file or not name or not path.is_file():
-        raise SuiteError(f"jsonl: environment is file.py:Class; there is no file {file or reference!r} here.")
+        raise SuiteError(f"environment is file.py:Class; there is no file {file or reference!r} here.")
     return path, name
 
 
@@ -54,7 +54,7 @@ def _class_of(factory: Callable[[], Any], where: str) -> type:
     try:
         return type(factory())
     except Exception as error:
-        raise SuiteError(f"jsonl: {where}, called without arguments, raises {type(error).__name__}: {error}") from error
+        raise SuiteError(f"{where}, called without arguments, raises {type(error).__name__}: {error}") from error
 
 
 # ------------------------------------------------------------------------------------------------ tools
@@ -73,7 +73,7 @@ def tools_of(environment: type) -> dict[str, Callable[..., Any]]:
     """Prototypes of the class's tools. Raises SuiteError for one that TRL could not describe to a model."""
     functions = functions_of(environment)
     if not functions:
-        raise SuiteError(f"jsonl: {environment.__name__} has no tools; every public method but reset is one.")
+        raise SuiteError(f"{environment.__name__} has no tools; every public method but reset is one.")
     prototypes = {name: prototype_of(environment, name) for name in functions}
     for prototype in prototypes.values():
         schema_of(prototype, environment.__name__)

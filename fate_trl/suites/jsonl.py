@@ -120,8 +120,11 @@ class JsonlSuite:
             raise SuiteError(f"jsonl: split needs train, validation and test that add up to 100, not {self.shares}")
         self.path = Path(path).expanduser()
         self.injected = injected
-        self.factory, self.environment = load_environment(environment)
-        self._prototypes = tools_of(self.environment)
+        try:
+            self.factory, self.environment = load_environment(environment)
+            self._prototypes = tools_of(self.environment)
+        except SuiteError as error:
+            raise SuiteError(f"jsonl: {error}") from error.__cause__
         self.rows = _read(self.path, self.environment, self._prototypes)
 
     def tools(self) -> Mapping[str, Callable[..., Any]]:

@@ -177,6 +177,10 @@ fate.app = (() => {
     const facts = [`${index.rows.task.length.toLocaleString("en")} trajectories`];
     if (index.selections.length) facts.push(`${chosen.toLocaleString("en")} of ${index.selections.length.toLocaleString("en")} failures repaired`);
     at("total").textContent = facts.join(" · ");
+    if (index.missing.length) {
+      at("missing").hidden = false;
+      at("missing").append(...index.missing.map((line) => fate.dom.text(line, { tag: "span" })));
+    }
     fate.filters.build(at("filters"), () => go({ filters: fate.filters.read() }));
     fate.list.build(at("list"), open);
     at("legend").append(...fate.list.legend());
