@@ -76,3 +76,8 @@ def own_suites(request: pytest.FixtureRequest) -> list[Suite]:
     known = {} if plugin == plugins.BUILTINS else plugins.components(plugin, "suite")
     ready = [n for n, c in known.items() if plugins.required(c.factory) <= set(arguments_of(config, n))]
     return [make(config, "suite", name) for name in ready]
+
+
+@pytest.fixture(scope="module")
+def budget(request: pytest.FixtureRequest) -> Any:
+    return make(request.config, "budget", request.param)

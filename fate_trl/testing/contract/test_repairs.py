@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from ...hookspecs import Suite
+from ...hookspecs import STEPS, Suite
 from ...record import dumps
-from ...types import Failure, RolloutRequest
+from ...types import Failure, Repair, RolloutRequest
 from ...verify import scoring
 from .. import samples
 from .helpers import as_json, assert_same, generator
@@ -88,6 +88,30 @@ def test_repair_never_judges(repair: Any, failures: list[Failure]) -> None:
     assert not judged, f"it scored trajectories, with {judged[0]}"
     strange = {type(request).__name__ for request in asked if type(request) is not RolloutRequest}
     assert not strange, f"it returns {strange}, not plain RolloutRequests: nothing else may travel with them"
+
+
+def test_repair_in_steps_goes_on_by_the_rules_and_ends(repair: Any, failures: list[Failure]) -> None:
+    """Only where it has `again`: at most k of each step, for the failures given, with numbers of their own."""
+    if not hasattr(repair, "again"):
+        return
+    distinct = list({failure.trajectory.key: failure for failure in failures}.values())
+    asked = repair.requests(distinct, 2, generator())
+    for step in range(1, STEPS + 1):
+        open_ones = [Repair(failure) for failure in distinct[step:]]
+        more, same = (repair.again(open_ones, step, 2, generator(1)) for _ in range(2))
+        assert_same(same, more, "the second time differs")
+        if not more:
+            break
+        keys = [(r.failure.trajectory.task.id, r.failure.trajectory.attempt) for r in open_ones]
+        of = [(request.task.id, request.of) for request in more]
+        assert set(of) <= set(keys), "it asks for a failure that has a repair"
+        assert max(of.count(key) for key in of) <= 2, "at most k of each step"
+        assert all(request.stage == "repair" for request in more)
+        asked += more
+    else:
+        pytest.fail(f"it goes on asking after {STEPS} steps")
+    tries = [(request.task.suite, request.task.id, request.attempt) for request in asked]
+    assert len(set(tries)) == len(tries), "no two requests of a task have the same attempt"
 
 
 @contextmanager
