@@ -395,6 +395,29 @@ def test_a_round_that_made_it_worse_is_rolled_back(tmp_path, intervals):
     assert stages(evolution.run, 1)["accept"]["worse"] == ["utility"], "who does nothing refuses nothing"
 
 
+def test_an_idle_round_is_rolled_back_where_a_margin_is_asked_for(tmp_path):
+    """Round 1 changes nothing, round 2 makes it better: without the margin both are accepted."""
+    learner = planned(0.3, 0.3, 1.0, 1.0, skill=0.3)
+    idle = make(tmp_path / "margin", GATE, {"evaluation": {"margin": 0.05}}, learner=learner)
+    idle()
+    assert accepted(idle) == [False, True]
+    first, second = (stages(idle.run, n)["accept"] for n in (1, 2))
+    assert (first["worse"], first["gained"]) == ([], [])
+    assert "utility" in second["gained"]
+    without = make(tmp_path / "none", GATE, learner=planned(0.3, 0.3, 1.0, 1.0, skill=0.3))
+    without()
+    assert accepted(without) == [True, True]
+    assert "gained" not in stages(without.run, 1)["accept"]
+
+
+def test_a_margin_forgives_nothing(tmp_path):
+    """One objective gains, another surely loses: the round is rolled back all the same."""
+    worse = make(tmp_path, GATE, {"evaluation": {"margin": 0.01}}, learner=planned(0.0, 0.0, skill=1.0))
+    worse()
+    assert accepted(worse) == [False, False]
+    assert stages(worse.run, 1)["accept"]["worse"] == ["utility"]
+
+
 def test_the_next_round_starts_from_the_last_accepted_one(tmp_path):
     learner = planned(0.9, 0.0, 1.0, skill=0.5, repair_skill=1.0)
     evolution = make(tmp_path, GATE, {"rounds": 3, "pfpo": None}, learner=learner)

@@ -415,14 +415,18 @@ class Evolution(Stages):
         self._stage(round, stage, len(requests), work)
 
     def _accept(self, round: int, accepted: int) -> dict[str, Any]:
-        """Accept the round; or roll it back if an objective surely got worse (ours)."""
+        """Accept the round; or roll it back if an objective surely got worse, or none got better enough (ours)."""
+        settings = self.recipe.evaluation
 
         def work() -> Mapping[str, Any]:
             before, after = (self._recorded(r, "rollouts", "eval-validation") for r in (accepted, round))
-            worse: list[str] = []
+            if not (before and after):
+                return {"accepted": True, "worse": []}
             try:
-                if before and after:
-                    worse = metrics.regressions(before, after, self.objectives, self.recipe.evaluation.tolerance)
+                worse = metrics.regressions(before, after, self.objectives, settings.tolerance)
+                if settings.margin is not None:
+                    gained = metrics.gains(before, after, self.objectives, settings.margin)
+                    return {"accepted": bool(gained) and not worse, "worse": worse, "gained": gained}
             except ErrorBudgetExceeded as error:  # nobody knows, so nothing is accepted; the run goes on
                 return {"accepted": False, "worse": [], "undecided": str(error)}
             return {"accepted": not worse, "worse": worse}

@@ -4,7 +4,7 @@ definitions.py says what each metric means, intervals.py how sure it is, compari
 excluded.py which cases are left out; concerns.py reads the numbers of a run.
 """
 
-from .comparing import compare, paired, regressions, sign_test
+from .comparing import compare, gains, paired, regressions, sign_test
 from .definitions import DIRECTIONS, LOOK_ALIKE, METRICS, Metric, objective_metric
 from .excluded import MAX_ERROR_RATE, causes, check_errors, error_budget, is_error
 from .intervals import FEW_CLUSTERS, wilson
@@ -12,5 +12,15 @@ from .repeatable import is_repeatable
 from .summarizing import rows, summarize
 
 __all__ = ["DIRECTIONS", "FEW_CLUSTERS", "LOOK_ALIKE", "MAX_ERROR_RATE", "METRICS", "Metric", "causes", "check_errors"]
-__all__ += ["compare", "error_budget", "is_error", "objective_metric", "paired", "regressions", "rows", "sign_test"]
+__all__ += [
+    "compare",
+    "error_budget",
+    "gains",
+    "is_error",
+    "objective_metric",
+    "paired",
+    "regressions",
+    "rows",
+    "sign_test",
+]
 __all__ += ["is_repeatable", "summarize", "wilson"]

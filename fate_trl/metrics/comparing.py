@@ -141,10 +141,39 @@ def regressions(
     Raises:
         ErrorBudgetExceeded, FateError: As in `compare`; FateError also if no card knows an objective.
     """
+    changes = _changes(cases_before, cases_after, objectives, seed, max_error_rate)
+    return [name for name, change in changes.items() if change["high"] < -tolerance]
+
+
+def gains(
+    cases_before: Sequence[Case],
+    cases_after: Sequence[Case],
+    objectives: Sequence[str],
+    margin: float,
+    *,
+    seed: int = 0,
+    max_error_rate: float = MAX_ERROR_RATE,
+) -> list[str]:
+    """The objectives whose mean rose by `margin` or more; the same as `regressions` in all else.
+
+    The mean itself counts, not its interval: a gate asks here whether a round did anything (two-gate acceptance).
+    """
+    changes = _changes(cases_before, cases_after, objectives, seed, max_error_rate)
+    return [name for name, change in changes.items() if change["value"] >= margin]
+
+
+def _changes(
+    cases_before: Sequence[Case],
+    cases_after: Sequence[Case],
+    objectives: Sequence[str],
+    seed: int,
+    max_error_rate: float,
+) -> dict[str, dict[str, Any]]:
+    """Change of each objective's mean, with its interval; of those that apply to some task."""
     known = {name for _, card in (*cases_before, *cases_after) for name in card.scores}
     for name in objectives:
         if name not in known:
             raise FateError(f"objective {name!r} was not scored; scored were {', '.join(sorted(known))}")
     metrics = [objective_metric(name) for name in objectives]
     changes = _compare(cases_before, cases_after, metrics, seed, max_error_rate)
-    return [name for name in objectives if f"mean_{name}" in changes and changes[f"mean_{name}"]["high"] < -tolerance]
+    return {name: changes[f"mean_{name}"] for name in objectives if f"mean_{name}" in changes}

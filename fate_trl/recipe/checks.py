@@ -90,6 +90,8 @@ def _check_components(recipe: Recipe, made: Components) -> None:
     else:
         _check_repair(recipe.repair, objectives)
     _check_budgets(recipe)
+    if recipe.evaluation.margin is not None and recipe.evaluation.validation == 0:
+        raise RecipeError("evaluation.margin has nothing to be measured on: evaluation.validation is 0.")
 
 
 _BUDGETS = {"collect": "rollout.budget", "repair": "repair.budget", "buffer": "repair.keep", "pfpo": "pfpo.budget"}

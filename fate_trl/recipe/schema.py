@@ -292,6 +292,9 @@ class Evaluation(_Section):
     """The same of the validation split, for the acceptance gate; 0 accepts every round."""
     tolerance: float = Field(0.02, ge=0)
     """A round is rolled back if the paired interval of some objective lies wholly below −tolerance."""
+    margin: float | None = Field(None, gt=0, le=1)
+    """A round is rolled back as well unless the mean of some objective rose by so much, in score units: a round that
+    did nothing is not kept. null asks for no gain."""
     baselines: bool = True
     """Play the scripted policies on the same tasks."""
     verifiers: list[Ref] = Field(default_factory=list)

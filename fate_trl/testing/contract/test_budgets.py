@@ -82,11 +82,12 @@ def test_budget_that_learns_goes_on_from_its_state(budget: Any) -> None:
         return
     learned, given = copy.deepcopy(budget), items(12)
     learned.told(spent(given))
-    if not isinstance(budget, Stateful):
+    stateful: Any = budget if isinstance(budget, Stateful) else None
+    if stateful is None:
         assert shared(learned, given, BOUNDS[1]) == shared(budget, given, BOUNDS[1]), "it learns, so it needs state"
         return
     state = json.loads(dumps(learned.state_dict()))
-    again = copy.deepcopy(budget)
+    again = copy.deepcopy(stateful)
     again.load_state_dict(state)
     assert shared(again, given, BOUNDS[1]) == shared(learned, given, BOUNDS[1])
     again.told(spent(items(5)))
