@@ -117,8 +117,9 @@ def test_write_a_verifier(folder):
     assert yaml.safe_load(yaml_block)["verifiers"][-1] == {"name": "brief/brief", "args": {"words": 6}}
 
 
-@pytest.mark.timeout(600)
-def test_write_a_selector_that_learns(folder):
+def typed_in(folder):
+    """Runs fate-trl here, and everything else as a process in the folder."""
+
     def typed(command):
         if command[0] == "fate-trl":
             return here(command)
@@ -127,7 +128,12 @@ def test_write_a_selector_that_learns(folder):
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    contract, _, looked = follow("tutorials/selector.md", folder, {}, typed)
+    return typed
+
+
+@pytest.mark.timeout(600)
+def test_write_a_selector_that_learns(folder):
+    contract, _, looked = follow("tutorials/selector.md", folder, {}, typed_in(folder))
     assert " passed" in contract
     assert "failed" not in contract
     metrics, state = (json.loads(part.replace("'", '"')) for part in re.findall(r"{.*?}", looked))
@@ -135,6 +141,22 @@ def test_write_a_selector_that_learns(folder):
     assert metrics["weight"] != 1.0
     logged = (folder / "run/rounds/01/stages.jsonl").read_text()
     assert '"selector/weight"' in logged
+
+
+@pytest.mark.timeout(600)
+def test_write_a_budget(folder):
+    contract, _, looked = follow("tutorials/budget.md", folder, {}, typed_in(folder))
+    assert " passed" in contract
+    assert "failed" not in contract
+    told = [re.fullmatch(r"(\d+) (\d+) ({.*})", line).groups() for line in looked.splitlines()]
+    first, second = (json.loads(text.replace("'", '"')) for _, _, text in told)
+    assert all(int(candidates) == 4 * int(failures) for failures, candidates, _ in told)
+    assert first["least"] == first["most"] == 4, "it knows nothing yet"
+    assert first["known"] == 0
+    assert second["known"] == first["items"] > 0
+    assert second["least"] < second["most"], "what it was told changes the next round"
+    (state,) = json.loads((folder / "run/rounds/02/policy/budgets.json").read_text()).values()
+    assert len(state["rates"]) >= second["known"]
 
 
 def test_own_tasks_and_tools(folder):

@@ -55,7 +55,8 @@ class Budget(Protocol):
     what was collected, one that shares failures out of their candidates, one that shares prompts out of what was
     collected and of PFPO's groups, and one that shares repairs out of how often each was taken. What it learns belongs
     into `state_dict()`; see `Stateful`. The state is saved with the policy of each stage, so it goes on after a resume
-    and goes back with a round that is rolled back; `metrics()` stand in the stage's record.
+    and goes back with a round that is rolled back; `metrics()` stand in the stage's record, as they were when it shared
+    out.
     """
 
     def tries(self, items: Sequence[Item], *, total: int, low: int, high: int, rng: np.random.Generator) -> list[int]:

@@ -380,8 +380,9 @@ class Evolution(Stages):
 
         def work(seed: int, scratch: str) -> Mapping[str, Any]:
             summary = dict(self.learner.pfpo(requests, seed, scratch))
+            record = self.budgets.record("pfpo", shares)
             self.budgets.told("pfpo", prompt_tries(items, summary.pop("tried", {})))
-            return {**summary, **self.budgets.record("pfpo", shares)}
+            return {**summary, **record}
 
         self._train(round, "pfpo", work)
 

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from fate_trl import Component, hookimpl, pareto
-from fate_trl_methods.budgets import Knapsack
+from fate_trl_methods.budgets import DOptimal, Knapsack, Submodular
 from fate_trl_methods.common import means_by_objective
 from fate_trl_methods.gradients import Attached, GradientWeights, MinNorm
 
@@ -204,4 +204,8 @@ def fate_trl_callbacks() -> list[Component]:
 
 @hookimpl
 def fate_trl_budgets() -> list[Component]:
-    return [Component("knapsack", Knapsack, "tries go where they are worth most, by what earlier ones came to")]
+    return [
+        Component("knapsack", Knapsack, "tries go where they are worth most, by what earlier ones came to"),
+        Component("d-optimal", DOptimal, "tries go to what is least like all that was tried"),
+        Component("submodular", Submodular, "items that stand for the others, by quality; likes add nothing"),
+    ]

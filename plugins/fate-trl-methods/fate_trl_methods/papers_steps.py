@@ -13,6 +13,19 @@ ROWS = (
         "the next round; what always and what never succeeds gets least",
     ),
     Row(
+        "control/d-optimal",
+        "budget with state",
+        "Active Learning for Direct Preference Optimization",
+        "the greedy log determinant is above that of random shares on fixtures and on real failures; likes of what was "
+        "tried wait",
+    ),
+    Row(
+        "control/submodular",
+        "budget",
+        "Submodular Reinforcement Learning",
+        "the greedy choice reaches (1 - 1/e) of the optimum by brute force; duplicates gain 0 and are left out",
+    ),
+    Row(
         "rollouts/scaffold",
         "repair strategy in steps",
         "Scaf-GRPO: Scaffolded Group Relative Policy Optimization for Enhancing LLM Reasoning",
