@@ -1,6 +1,7 @@
 """The viewer without a browser: its index, its data files, its server, its export."""
 
 import http.client
+import itertools
 import json
 import os
 import re
@@ -490,3 +491,63 @@ def test_a_finished_stage_that_lost_records_is_told(folder):
     shown = index.build(Run.open(folder)).shown
     (line,) = shown["missing"]
     assert re.match(r"Round 1, [\w-]+: \d+ of \d+ records are there; what is not whole is left out", line)
+
+
+# ------------------------------------------------------------------------------------------------ several runs
+
+
+@pytest.fixture
+def second(folder, tmp_path):
+    """Another run of the same recipe: without its second round, and with an objective of its own."""
+    other = shutil.copytree(folder, tmp_path / "second")
+    (other / index.CACHE).unlink(missing_ok=True)
+    for name in ("rollouts", "repairs"):
+        file = other / f"rounds/01/{name}.jsonl"
+        records = [json.loads(line) for line in file.read_text().splitlines()]
+        for found in records:
+            found["card"]["scores"]["manners"] = {"value": 0.25}
+        file.write_text("".join(json.dumps(found) + "\n" for found in records))
+    return other
+
+
+def test_several_runs_stand_side_by_side(folder, second):
+    one, other = index.build(Run.open(folder)).shown, index.build(Run.open(second)).shown
+    site = Site(folder, second)
+    shown = received(site.read("data/index.js"))[1]
+    assert shown["runs"] == [folder.name, "second"]
+    rows = shown["rows"]
+    assert len(rows["task"]) == len(site) == len(one["rows"]["task"]) + len(other["rows"]["task"])
+    tries = list(zip(rows["round"], rows["stage"], rows["task"], rows["attempt"], rows["run"], strict=True))
+    both = [(a, b) for a, b in itertools.pairwise(tries) if a[:4] == b[:4]]
+    assert len(both) == len(one["rows"]["task"]), "each try stands beside its other"
+    assert all((a[4], b[4]) == (0, 1) for a, b in both)
+    manners = shown["objectives"].index("manners")
+    for row, run in enumerate(rows["run"]):
+        mine = rows["scores"][manners][row] != index.NOT_APPLICABLE
+        assert mine == (run == 1 and rows["round"][row] == 1)
+
+
+def test_each_row_of_several_runs_opens_its_own_record(folder, second):
+    site = Site(folder, second)
+    shown = received(site.read("data/index.js"))[1]
+    opened = [found for name in site.names if "shard" in name for found in received(site.read(name))[1]]
+    for row, found in enumerate(opened):
+        task = shown["rows"]["task"][row]
+        assert found["trajectory"]["task"]["id"] == shown["tasks"]["id"][task]
+        assert found["trajectory"]["stage"] == shown["stages"][shown["rows"]["stage"][row]]
+        assert ("manners" in found["scores"]) == (shown["rows"]["run"][row] == 1 and shown["rows"]["round"][row] == 1)
+    for selection in shown["selections"]:
+        runs = {shown["rows"]["run"][row] for row in (selection["failure"], *selection["candidates"])}
+        assert len(runs) == 1
+    assert len(shown["selections"]) == 2 * len(index.build(Run.open(folder)).shown["selections"])
+    assert shown["rows"]["run"][shown["opens"]] == 1
+
+
+def test_runs_of_one_name_are_told_apart_and_one_run_is_not_given_twice(folder, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "elsewhere" / folder.name)
+    assert received(Site(folder, other).read("data/index.js"))[1]["runs"] == [str(folder), str(other)]
+    done = CliRunner().invoke(app, ["view", str(folder), str(folder), "--export", str(tmp_path / "out")])
+    assert "a run is given twice" in str(done.exception)
+    done = CliRunner().invoke(app, ["view", str(folder), str(other), "--export", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out/data/index.js").exists()

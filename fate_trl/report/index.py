@@ -200,6 +200,7 @@ class _Builder:
         causes = [sorted({numbers.get(c, len(common)) for c in causes}) for causes in self.columns["causes"]]
         return {
             "run": run.name,
+            "runs": [run.name],
             "missing": missing(run, self.there),
             "objectives": order,
             "letters": letters(order),

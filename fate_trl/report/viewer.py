@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import http.server
 import json
+from collections.abc import Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from urllib.parse import urlsplit
 from ..errors import FateError
 from . import index
 from .reading import Run
+from .several import merged
 
 SHARD = 32
 """Trajectories per data file: about 100 kB, and reading on with `j` seldom needs another one."""
@@ -59,18 +61,23 @@ _TYPES = {
 
 
 class Site:
-    """The files of a run's viewer by name.
+    """The files of the viewer of a run, or of several, by name.
 
     Args:
-        path: The run directory. Its index is built here (seconds for 50,000 trajectories), or read from its cache.
+        paths: The run directory, or several. An index is built here (seconds for 50,000 trajectories), or read from its
+            cache.
         keep: Whether to cache an index that was built, in the run directory.
     """
 
-    def __init__(self, path: str | Path, keep: bool = True):
-        self.run = Run.open(path)
-        self._index = index.load(self.run, keep)
-        if not self._index.places:
-            raise FateError(f"{path} has no trajectories yet; a run writes them in chunks, look again in a while.")
+    def __init__(self, *paths: str | Path, keep: bool = True):
+        self.runs = [Run.open(path) for path in paths]
+        indexes = [index.load(run, keep) for run in self.runs]
+        for path, found in zip(paths, indexes, strict=True):
+            if not found.places:
+                raise FateError(f"{path} has no trajectories yet; a run writes them in chunks, look again in a while.")
+        self._index, self._of = indexes[0], [0] * len(indexes[0].places)
+        if len(paths) > 1:
+            self._index, self._of = merged(dict(zip(_names(self.runs), indexes, strict=True)))
         self._static = {file.name: file for file in STATIC.iterdir() if file.suffix in _TYPES}
         count = -(-len(self._index.places) // SHARD)
         self._shards = {f"data/shard-{number:05d}.js": number for number in range(count)}
@@ -91,9 +98,19 @@ class Site:
             return _data("index", {**self._index.shown, "shard": SHARD})
         if name in self._shards:
             number = self._shards[name]
-            places = self._index.places[number * SHARD : (number + 1) * SHARD]
-            return _data(number, [_opened(index.read(self.run.path, place)) for place in places])
+            rows = range(number * SHARD, min((number + 1) * SHARD, len(self)))
+            return _data(number, [_opened(index.read(self._path(row), self._index.places[row])) for row in rows])
         return None
+
+    def _path(self, row: int) -> Path:
+        """The directory of a row's run."""
+        return self.runs[self._of[row]].path
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """The runs' names, each its own: of two that are alike, the paths."""
+    names = [run.name for run in runs]
+    return [str(run.path) if names.count(run.name) > 1 else run.name for run in runs]
 
 
 def _data(name: str | int, value: Any) -> bytes:

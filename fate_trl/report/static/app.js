@@ -3,6 +3,7 @@
 //
 //   #round=1&kind=attacked&result=failed     filters, see filters.js
 //   &at=1/collect/0/workbench&id=0a01ed…     the trajectory: round, stage, attempt, suite; its task
+//   &of=quickstart-2                         and its run, where there are several
 //   &view=pair&candidate=3                   side by side with that candidate
 //
 // An address without any of these opens on the most telling failure, see `_opens` in index.py.
@@ -18,9 +19,10 @@ fate.app = (() => {
   function address() {
     const query = new URLSearchParams(state.filters);
     if (state.row >= 0) {
-      const { round, stage, attempt, suite, id } = fate.data.row(state.row);
+      const { run, round, stage, attempt, suite, id } = fate.data.row(state.row);
       query.set("at", [round, stage, attempt, suite].join("/"));
       query.set("id", id);
+      if (fate.data.index.runs.length > 1) query.set("of", run);
       if (state.pair) query.set("view", "pair");
       if (state.pair && state.candidate !== null) query.set("candidate", state.candidate + 1);
     }
@@ -31,16 +33,16 @@ fate.app = (() => {
     const query = new URLSearchParams(location.hash.slice(1)), filters = {};
     for (const name of fate.filters.NAMES) if (query.get(name)) filters[name] = query.get(name);
     const candidate = Number(query.get("candidate"));
-    return { filters, row: rowAt(query.get("at"), query.get("id")), pair: query.get("view") === "pair", candidate: candidate ? candidate - 1 : null };
+    return { filters, row: rowAt(query.get("at"), query.get("id"), query.get("of")), pair: query.get("view") === "pair", candidate: candidate ? candidate - 1 : null };
   }
 
-  function rowAt(place, id) {
+  function rowAt(place, id, of) {
     if (!place || id === null) return -1;
     const { index } = fate.data, [round, stage, attempt, ...suite] = place.split("/");
     const wanted = [Number(round), index.stages.indexOf(stage), Number(attempt), suite.join("/")];
     const formed = (text) => text.toWellFormed?.() ?? text; // an address cannot hold half a character
     return index.rows.task.findIndex((task, row) => index.rows.round[row] === wanted[0] && index.rows.stage[row] === wanted[1] &&
-      index.rows.attempt[row] === wanted[2] && index.suites[index.tasks.suite[task]] === wanted[3] && formed(index.tasks.id[task]) === id);
+      index.rows.attempt[row] === wanted[2] && (!of || fate.data.row(row).run === of) && index.suites[index.tasks.suite[task]] === wanted[3] && formed(index.tasks.id[task]) === id);
   }
 
   /** Change the state, show it, and write the address; a new entry in the history if one would want to come back. */

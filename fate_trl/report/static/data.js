@@ -90,6 +90,7 @@ fate.data = (() => {
     const { rows, tasks } = index, task = rows.task[number];
     return {
       number,
+      run: index.runs[rows.run?.[number] ?? 0],
       round: rows.round[number],
       stage: index.stages[rows.stage[number]],
       attempt: rows.attempt[number],

@@ -5,7 +5,7 @@ fate.filters = (() => {
   const { el, words } = fate.dom;
   const RESULTS = ["failed", "passed", "n.a.", "error"];
   const OUTCOMES = ["repaired", "not repaired", "chosen", "accepted", "rejected"];
-  const NAMES = ["q", "round", "stage", "kind", "suite", "objective", "result", "cause", "error", "repair"];
+  const NAMES = ["q", "run", "round", "stage", "kind", "suite", "objective", "result", "cause", "error", "repair"];
   let form = null;
   let outcomes = null; // row -> what became of it, made when first asked for
 
@@ -18,6 +18,7 @@ fate.filters = (() => {
     const numbers = [...new Set(rows.round)].sort((a, b) => a - b);
     const named = index.errors.filter(Boolean);
     const selects = [
+      index.runs.length > 1 && select("run", index.runs.map((name) => [name, name])),
       select("round", numbers.map((round) => [round, `round ${round}`])),
       select("stage", index.stages.map((name) => [name, name])),
       select("kind", index.kinds.map((name) => [name, name])),
@@ -75,6 +76,7 @@ fate.filters = (() => {
       const wanted = names.indexOf(name);
       tests.push((row) => values[row] === wanted);
     };
+    if (asked.run && index.runs.length > 1) column(rows.run, index.runs, asked.run);
     if (asked.round) tests.push((row) => rows.round[row] === Number(asked.round));
     if (asked.stage) column(rows.stage, index.stages, asked.stage);
     const ofTask = taskTests(asked);

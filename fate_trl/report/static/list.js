@@ -78,11 +78,12 @@ fate.list = (() => {
     const element = el("div", {
       id: `row-${row.number}`, class: "item", role: "option", click: () => pick(row.number),
       "aria-selected": String(at === current), "aria-setsize": rows.length, "aria-posinset": at + 1,
-      "aria-label": `${row.kind}: ${row.request || row.id}. ${said}. Round ${row.round}, ${row.stage}. ${row.outcome}`,
+      "aria-label": `${row.kind}: ${row.request || row.id}. ${said}. ${index.runs.length > 1 ? `Run ${row.run}. ` : ""}Round ${row.round}, ${row.stage}. ${row.outcome}`,
     },
       el("div", { class: "line" }, kind(row.kind), text(row.request || row.id, { className: "request" })),
       el("div", { class: "line quiet" },
         el("span", { class: "pips", "aria-hidden": "true" }, results.map(([name, r], n) => pip(name, index.letters[n], r))),
+        index.runs.length > 1 && text(row.run, { className: "of" }),
         el("span", { class: "where" }, `r${row.round} ${row.stage}${row.stage === "repair" ? ` ${row.attempt + 1}` : ""}`),
         row.outcome && el("span", { class: `outcome ${row.outcome.replace(" ", "-")}` }, row.outcome),
         text(row.id, { className: "id" })),

@@ -146,7 +146,8 @@ fate.trajectory = (() => {
 
   /** Where a row stands, as chips and words. */
   function place(row) {
-    return el("p", { class: "place" }, kind(row.kind), text(row.suite), ` · round ${row.round} · `, text(row.stage),
+    return el("p", { class: "place" }, kind(row.kind), text(row.suite),
+      fate.data.index.runs.length > 1 && [" · ", text(row.run)], ` · round ${row.round} · `, text(row.stage),
       row.stage === "repair" ? ` · try ${row.attempt + 1}` : "", " · ", text(row.id, { className: "id" }));
   }
 
