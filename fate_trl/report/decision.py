@@ -58,7 +58,7 @@ def decide(
     found = [*_changes(change, undecided), *_wary(after, concerns)]
     if not found:
         better = [words.label(name) for name in words.TILES if _judged(name, change) == "better"]
-        text = f"{', '.join(better)} got better for sure, none of the first six metrics got worse, and no rule objects."
+        text = f"Better for sure: {', '.join(better)}. None of the first six metrics got worse, and no rule objects."
         return {"verdict": "accept", "reasons": [{"rule": "accept", "text": text}], "next": [_LOOK, _SAVE]}
     reasons = [{"rule": rule, "text": text} for rule, text, _ in found]
     return {"verdict": "not yet", "reasons": reasons, "next": list(dict.fromkeys(then for _, _, then in found))}
