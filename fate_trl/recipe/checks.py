@@ -197,6 +197,7 @@ def _wrong_keys(section: str, stage: Training | None) -> Iterator[str]:
     known = set(types) | (_PFPO_KEYS if section == "pfpo" else set())
     if section == "rollout":
         known = set(filter(GENERATION.fullmatch, known))
+    whose = _BEYOND_TRL.get(config, f"TRL's {config}")
     for key, value in stage.trl.items():
         words = set(re.findall(r"\w+", types.get(key, "str")))
         if isinstance(value, str) and words <= _NO_TEXT:
@@ -210,8 +211,7 @@ def _wrong_keys(section: str, stage: Training | None) -> Iterator[str]:
         elif key not in known:
             yield (
                 f"unknown recipe key '{section}.{key}'{plugins.nearest(key, known | own)} "
-                f"It takes {', '.join(sorted(own)) + ' and ' if own else ''}the keys of "
-                f"{_BEYOND_TRL.get(config, 'TRL ' + config)}"
+                f"It takes {', '.join(sorted(own)) + ' and ' if own else ''}the keys of {whose}"
                 f"{' that say how is generated' if section == 'rollout' else ''}."
             )
 

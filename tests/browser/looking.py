@@ -16,9 +16,9 @@ TEXTS = [text for name, text in HOSTILE.items() if name not in LARGE]
 
 
 @contextlib.contextmanager
-def serving(folder):
-    """Address of the viewer of a run."""
-    with SiteServer(Site(folder)) as server:
+def serving(*folders):
+    """Address of the viewer of a run, or of several."""
+    with SiteServer(Site(*folders)) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         yield server.url

@@ -1,6 +1,7 @@
 """The viewer as people use it: by keyboard, on a desk and a phone, in light and dark, on small and huge runs."""
 
 import re
+import shutil
 import time
 
 import pytest
@@ -263,3 +264,40 @@ def test_text_keeps_its_direction_to_itself_and_hides_nothing(visit, attacked):
     assert page.evaluate("e => getComputedStyle(e).unicodeBidi", said.element_handle()) in ("isolate", "plaintext")
     names = [span.get_attribute("data-name") for span in said.locator(".hidden-text").all()]
     assert names == ["U+202E", "U+202C"]
+
+
+# ------------------------------------------------------------------------------------------------ several runs
+
+
+@pytest.fixture(scope="module")
+def both(quickstart, tmp_path_factory):
+    """The quickstart beside a copy of it that lost a record."""
+    other = shutil.copytree(quickstart, tmp_path_factory.mktemp("second") / "second")
+    file = other / "rounds/01/rollouts.jsonl"
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:-1]))
+    with serving(quickstart, other) as url:
+        yield url
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_two_runs_stand_side_by_side(visit, both, screen):
+    page = opened(visit, both, screen=screen)
+    names = [text.strip() for text in page.locator(".item .of").all_inner_texts()[:6]]
+    assert set(names) == {"quickstart", "second"}
+    assert "records are there; what is not whole is left out" in page.inner_text("#missing")
+    page.evaluate("location.hash = '#run=second'")
+    until(page, "document.querySelector('#count').textContent.includes(' of ')")
+    shown, total = counted(page)
+    assert total / 3 < shown < total / 2, "the second run lacks a chunk"
+    assert set(page.locator(".item .of").all_inner_texts()) == {"second"}
+    page.locator(".item").first.click()
+    page.wait_for_selector(".conversation")
+    assert "second" in page.inner_text("#detail .place")
+    assert "of=second" in page.evaluate("new Promise(done => setTimeout(() => done(location.hash), 400))")
+
+
+def test_one_run_names_no_run(visit, small):
+    page = opened(visit, small)
+    assert page.locator(".item .of").count() == 0
+    assert page.locator("select[name=run]").count() == 0
+    assert page.is_hidden("#missing")
