@@ -20,11 +20,13 @@ from fate_trl.cli import app
 from fate_trl.errors import FateError
 from fate_trl.ledger.layout import round_dir
 from fate_trl.ledger.writing import RunDirectory
-from fate_trl.recipe.loading import find_recipe
+from fate_trl.loop.assemble import assemble
+from fate_trl.recipe.loading import find_recipe, make_recipe
 from fate_trl.report import index
 from fate_trl.report.reading import Run
-from fate_trl.report.viewer import CONTENT_SECURITY_POLICY, STATIC, Site, SiteServer, export
-from fate_trl.suites.scripted import ROLES
+from fate_trl.report.viewer import CONTENT_SECURITY_POLICY, SHARD, STATIC, Site, SiteServer, export
+from fate_trl.suites.scripted import ROLES, ScriptedLearner
+from fate_trl.testing import samples
 from fate_trl.testing.hostile import HOSTILE, LARGE, live_html, record
 from fate_trl.types import ScoreCard
 
@@ -101,6 +103,64 @@ def test_failures_know_their_candidates(folder):
         assert stages[selection["failure"]] == "collect"
         assert {stages[row] for row in selection["candidates"]} == {"repair"}
         assert selection["chosen"] == found["chosen"]
+
+
+class Tokens(ScriptedLearner):
+    """A scripted learner whose trajectories have tokens."""
+
+    def rollout(self, requests, seed):
+        return [samples.with_tokens(t, t.stage, t.attempt) for t in super().rollout(requests, seed)]
+
+
+@pytest.fixture
+def paired(tmp_path):
+    """A run with pairs; of the first of them only the last turn of the rejected side has loss."""
+    recipe = {
+        "suites": [{"name": "workbench", "args": {"train": 12, "validation": 6, "test": 6}}],
+        "evaluation": {"baselines": False, "validation": 0},
+        "rounds": 1,
+        "preference": {},
+    }
+    assemble(make_recipe(recipe), RunDirectory(tmp_path / "run"), lambda suites, *_: Tokens(suites))()
+    file = tmp_path / "run/rounds/01/pairs.jsonl"
+    pairs = [json.loads(line) for line in file.read_text().splitlines()]
+    mask = pairs[0]["rejected_mask"]
+    pairs[0]["rejected_mask"] = [0] * (len(mask) - 3) + mask[-3:]
+    file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    return tmp_path / "run", pairs
+
+
+def opened(site, row):
+    """What the page gets of a row."""
+    _, shard = received(site.read(f"data/shard-{row // SHARD:05d}.js"))
+    return shard[row % SHARD]
+
+
+def test_pairs_know_their_sides_and_which_of_their_messages_have_loss(paired):
+    folder, written = paired
+    site = Site(folder)
+    _, shown = received(site.read("data/index.js"))
+    assert len(shown["pairs"]) == len(written) > 2
+    for pair, made in zip(shown["pairs"], written, strict=True):
+        sides = {side: opened(site, pair[side]) for side in ("chosen", "rejected")}
+        stages = {"chosen": "repair", "rejected": "collect"}
+        assert {side: found["trajectory"]["stage"] for side, found in sides.items()} == stages
+        assert {found["trajectory"]["task"]["id"] for found in sides.values()} == {made["task"]}
+        assert pair["gap"] == made["score_gap"]
+        for side, found in sides.items():
+            said = [i for i, m in enumerate(found["trajectory"]["messages"]) if m["role"] == "assistant"]
+            last_alone = made is written[0] and side == "rejected"
+            assert pair["steps"][side] == (said[-1:] if last_alone else said)
+            assert pair["tokens"][side] == sum(made[f"{side}_mask"]) > 0
+
+
+def test_pairs_of_records_that_are_gone_are_left_out(paired):
+    folder, written = paired
+    with open(folder / "rounds/01/pairs.jsonl", "a") as file:
+        file.write(json.dumps({**written[0], "failure": 99}) + "\n")
+        file.write(json.dumps({**written[0], "rejected_round": 7}) + "\n")
+    _, shown = received(Site(folder).read("data/index.js"))
+    assert len(shown["pairs"]) == len(written)
 
 
 def test_scores_that_do_not_apply_or_are_errors_stay_apart(tmp_path):

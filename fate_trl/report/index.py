@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..choose.turns import turns_of
 from ..errors import RecipeError
 from ..ledger.layout import file_of
 from ..ledger.reading import RunReader
@@ -22,7 +23,7 @@ from ..types import OBJECTIVES, PASS_AT
 from .reading import Run, missing
 
 CACHE = ".viewer.json"
-FORMAT = 4
+FORMAT = 5
 """Goes up when the index changes its shape; an older cache is built again."""
 
 NOT_APPLICABLE, ERROR = -1, -2
@@ -71,7 +72,7 @@ def load(run: Run, keep: bool = True) -> Index:
 
 def _state(run: Run) -> list[Any]:
     """What the cache depends on: names, sizes and times of the record files."""
-    names = [file_of(number, kind) for number in run.rounds for kind in (*_FILES, "selections", "stages")]
+    names = [file_of(number, kind) for number in run.rounds for kind in (*_FILES, "selections", "pairs", "stages")]
     stats = [(name, (run.path / name).stat()) for name in names if (run.path / name).exists()]
     return [FORMAT, *([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats)]
 
@@ -92,6 +93,8 @@ def build(run: Run) -> Index:
     for number, round in run.rounds.items():
         for selection in round.selections:
             builder.link(number, selection)
+        for pair in run.records(number, "pairs"):
+            builder.pair(run.path, pair)
     return Index(builder.shown(run), builder.places)
 
 
@@ -132,6 +135,7 @@ class _Builder:
     )
     scores: dict[str, list[float]] = field(default_factory=dict)
     selections: list[dict[str, Any]] = field(default_factory=list)
+    pairs: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, round: int, file: str, place: range, record: dict[str, Any]) -> None:
         trajectory, scores = record["trajectory"], record["card"]["scores"]
@@ -170,6 +174,26 @@ class _Builder:
         if failure is not None and None not in candidates:
             kept = {key: selection[key] for key in ("accepted", "front", "chosen", "decided_by")}
             self.selections.append({"failure": failure, "candidates": candidates, **kept})
+
+    def pair(self, run: Path, pair: dict[str, Any]) -> None:
+        """A pair that was learned from: its rows, the messages of either side with loss, and how many tokens have it.
+
+        One whose records are not (or no longer) there is left out.
+        """
+        round, task = pair["round"], (pair["suite"], pair["task"])
+        worse = (pair.get("rejected_round", 0) or round, pair.get("rejected_stage", "collect"))
+        chosen, rejected = (
+            self.rows.get((round, "repair", *task, pair["repair"])),
+            self.rows.get((*worse, *task, pair["failure"])),
+        )
+        if chosen is None or rejected is None:
+            return
+        sides = [("chosen", chosen), ("rejected", rejected)]
+        steps = {
+            side: _with_loss(read(run, self.places[row])["trajectory"], pair[f"{side}_mask"]) for side, row in sides
+        }
+        tokens = {side: sum(pair[f"{side}_mask"]) for side in steps}
+        self.pairs.append({**dict(sides), "gap": pair["score_gap"], "steps": steps, "tokens": tokens})
 
     def _opens(self, run: Run, order: list[str]) -> int:
         """The row that is shown first: the most telling failure of the last accepted policy on the test split.
@@ -219,7 +243,16 @@ class _Builder:
             },
             "rows": {**self.columns, "causes": causes, "scores": [self.scores[name] for name in order]},
             "selections": self.selections,
+            "pairs": self.pairs,
         }
+
+
+def _with_loss(trajectory: dict[str, Any], mask: list[int]) -> list[int]:
+    """Indices of the messages of a pair's side that have loss; the mask is over all that follows the pair's prompt."""
+    spoken = [i for i, message in enumerate(trajectory.get("messages", [])) if message.get("role") == "assistant"]
+    own = trajectory.get("policy_mask", [])
+    turns = {int(turn) for turn, loss in zip(turns_of(own), mask[len(mask) - len(own) :], strict=False) if loss}
+    return [spoken[turn] for turn in sorted(turns) if 0 <= turn < len(spoken)]
 
 
 def letters(names: list[str]) -> list[str]:

@@ -55,6 +55,11 @@ def merged(indexes: Mapping[str, Index]) -> tuple[Index, list[int]]:
         },
         "rows": {**columns, "scores": [_scores(parts, rows, order, name) for name in objectives]},
         "selections": [_selection(s, run, place) for run, part in enumerate(parts) for s in part["selections"]],
+        "pairs": [
+            {**pair, **{side: place[run, pair[side]] for side in ("chosen", "rejected")}}
+            for run, part in enumerate(parts)
+            for pair in part["pairs"]
+        ],
     }
     each = list(indexes.values())
     places = [each[rows[at]["run"]].places[rows[at]["was"]] for at in order]

@@ -5,14 +5,17 @@
 //   &at=1/collect/0/workbench&id=0a01ed…     the trajectory: round, stage, attempt, suite; its task
 //   &of=quickstart-2                         and its run, where there are several
 //   &view=pair&candidate=3                   side by side with that candidate
+//   &view=learned&candidate=2                the second pair that was learned from with it
 //
 // An address without any of these opens on the most telling failure, see `_opens` in index.py.
 
 fate.app = (() => {
   const { el } = fate.dom;
   const at = (id) => document.getElementById(id);
-  let state = { filters: {}, row: -1, pair: false, candidate: null };
+  let state = { filters: {}, row: -1, pair: "", candidate: null }; // pair: "repairs", "learned", or ""
   let rows = [], drawn = 0, axes = null, timer = 0;
+
+  const VIEWS = { repairs: "pair", learned: "learned" };
 
   // ---------------------------------------------------------------- the address
 
@@ -23,7 +26,7 @@ fate.app = (() => {
       query.set("at", [round, stage, attempt, suite].join("/"));
       query.set("id", id);
       if (fate.data.index.runs.length > 1) query.set("of", run);
-      if (state.pair) query.set("view", "pair");
+      if (state.pair) query.set("view", VIEWS[state.pair]);
       if (state.pair && state.candidate !== null) query.set("candidate", state.candidate + 1);
     }
     return `#${query}`;
@@ -33,7 +36,9 @@ fate.app = (() => {
     const query = new URLSearchParams(location.hash.slice(1)), filters = {};
     for (const name of fate.filters.NAMES) if (query.get(name)) filters[name] = query.get(name);
     const candidate = Number(query.get("candidate"));
-    return { filters, row: rowAt(query.get("at"), query.get("id"), query.get("of")), pair: query.get("view") === "pair", candidate: candidate ? candidate - 1 : null };
+    const row = rowAt(query.get("at"), query.get("id"), query.get("of"));
+    const pair = Object.keys(VIEWS).find((name) => VIEWS[name] === query.get("view")) ?? "";
+    return { filters, row, pair, candidate: candidate ? candidate - 1 : null };
   }
 
   function rowAt(place, id, of) {
@@ -78,7 +83,7 @@ fate.app = (() => {
       return;
     }
     try {
-      const parts = await (state.pair && fate.data.selection(state.row) ? pairPage() : singlePage());
+      const parts = await (pages(state.row)[state.pair] ?? singlePage)();
       if (turn !== drawn) return; // another one was opened meanwhile
       place.replaceChildren(...parts.filter(Boolean));
       place.scrollTop = 0;
@@ -87,9 +92,17 @@ fate.app = (() => {
     }
   }
 
+  /** The side-by-side pages that a trajectory has. */
+  const pages = (row) => ({
+    ...(fate.data.selection(row) && { repairs: pairPage }),
+    ...(fate.data.pairs(row).length > 0 && { learned: learnedPage }),
+  });
+
   const moves = {
     back: () => escape(),
-    pair: () => go({ pair: true, candidate: null }, true),
+    pair: () => go({ pair: "repairs", candidate: null }, true),
+    learned: () => go({ pair: "learned", candidate: null }, true),
+    otherPair: (by) => stepCandidate(by),
     candidate: (number) => go({ candidate: number }),
     plot: (chosen) => { axes = chosen; detail(); },
   };
@@ -107,6 +120,12 @@ fate.app = (() => {
     return fate.repairs.page(selection, shown, records, { ...moves, axes });
   }
 
+  async function learnedPage() {
+    const pairs = fate.data.pairs(state.row), shown = Math.min(state.candidate ?? 0, pairs.length - 1);
+    const records = await Promise.all([pairs[shown].rejected, pairs[shown].chosen].map(fate.data.trajectory));
+    return fate.repairs.learnedPage(pairs, shown, records, moves);
+  }
+
   /** The candidate beside the failure: the asked-for one, the opened one, the chosen one, or the first. */
   function candidate(selection) {
     const opened = selection.candidates.indexOf(state.row);
@@ -118,29 +137,32 @@ fate.app = (() => {
 
   function step(by) {
     const row = fate.list.neighbour(by);
-    if (row !== undefined) go({ row, candidate: null, pair: state.pair && fate.data.selection(row) !== undefined });
+    if (row !== undefined) go({ row, candidate: null, pair: pages(row)[state.pair] ? state.pair : "" });
   }
 
   function stepCandidate(by) {
-    const selection = fate.data.selection(state.row);
-    if (state.pair && selection) go({ candidate: (candidate(selection) + by + selection.candidates.length) % selection.candidates.length });
+    const selection = fate.data.selection(state.row), pairs = fate.data.pairs(state.row);
+    const among = (shown, count) => go({ candidate: (shown + by + count) % count });
+    if (state.pair === "repairs" && selection) among(candidate(selection), selection.candidates.length);
+    if (state.pair === "learned" && pairs.length) among(state.candidate ?? 0, pairs.length);
   }
 
   function open(row) {
-    go({ row, candidate: null, pair: false }, true);
+    go({ row, candidate: null, pair: "" }, true);
     if (window.innerWidth <= 760) at("detail").focus();
   }
 
   function escape() {
     if (document.activeElement?.name === "q") at("list").focus();
-    else if (state.pair) go({ pair: false, candidate: null }, true);
+    else if (state.pair) go({ pair: "", candidate: null }, true);
     else if (state.row >= 0) { go({ row: -1 }, true); at("list").focus(); }
   }
 
-  function togglePair() {
-    const selection = fate.data.selection(state.row);
-    if (selection) go({ pair: !state.pair, candidate: null }, true);
-    else at("count").textContent = "This trajectory was not repaired, and is no repair.";
+  const NO_PAGE = { repairs: "This trajectory was not repaired, and is no repair.", learned: "This trajectory was learned from in no pair." };
+
+  function toggle(pair) {
+    if (pages(state.row)[pair]) go({ pair: state.pair === pair ? "" : pair, candidate: null }, true);
+    else at("count").textContent = NO_PAGE[pair];
   }
 
   const clear = () => { fate.filters.write({}); go({ filters: {} }); };
@@ -149,7 +171,7 @@ fate.app = (() => {
     j: () => step(1), k: () => step(-1), ArrowDown: () => step(1), ArrowUp: () => step(-1), PageDown: () => step(10), PageUp: () => step(-10),
     ArrowLeft: () => stepCandidate(-1), ArrowRight: () => stepCandidate(1),
     Enter: () => (state.row >= 0 ? at("detail").focus() : step(0)),
-    f: togglePair, o: () => fate.trajectory.toggleFolds(at("detail")), x: clear,
+    f: () => toggle("repairs"), p: () => toggle("learned"), o: () => fate.trajectory.toggleFolds(at("detail")), x: clear,
     "/": () => { at("filters").querySelector("details").open = true; at("filters").elements.q.select(); },
     "?": () => at("help").showModal(), Escape: escape,
   };
@@ -161,8 +183,8 @@ fate.app = (() => {
     const pressing = target.matches("button, summary, a") && event.key === "Enter";
     if (scrolling || pressing || (typing && event.key !== "Escape" && !(event.key === "Enter" && target.name === "q"))) return;
     if (/^[1-9]$/.test(event.key) && state.pair) {
-      const selection = fate.data.selection(state.row);
-      if (selection && Number(event.key) <= selection.candidates.length) go({ candidate: Number(event.key) - 1 });
+      const shown = state.pair === "learned" ? fate.data.pairs(state.row) : fate.data.selection(state.row)?.candidates ?? [];
+      if (Number(event.key) <= shown.length) go({ candidate: Number(event.key) - 1 });
     } else if (typing && event.key === "Enter") at("list").focus();
     else if (KEYS[event.key]) KEYS[event.key]();
     else return;
@@ -178,6 +200,7 @@ fate.app = (() => {
     const chosen = index.selections.filter((selection) => selection.chosen !== null).length;
     const facts = [`${index.rows.task.length.toLocaleString("en")} trajectories`];
     if (index.selections.length) facts.push(`${chosen.toLocaleString("en")} of ${index.selections.length.toLocaleString("en")} failures repaired`);
+    if (index.pairs.length) facts.push(`${index.pairs.length.toLocaleString("en")} pairs learned from`);
     at("total").textContent = facts.join(" · ");
     if (index.missing.length) {
       at("missing").hidden = false;

@@ -17,6 +17,7 @@ fate.data = (() => {
   });
   let index = null;
   let memberships = null; // row -> [selection, ...]
+  let learned = null; // row -> [pair, ...]
 
   /** Called by data files. */
   function receive(name, text) {
@@ -75,6 +76,17 @@ fate.data = (() => {
     return memberships.get(row);
   }
 
+  /** The pairs that were learned from with this row on either side. */
+  function pairs(row) {
+    if (learned === null) {
+      learned = new Map();
+      for (const pair of index.pairs) {
+        for (const side of [pair.chosen, pair.rejected]) learned.set(side, [...(learned.get(side) ?? []), pair]);
+      }
+    }
+    return learned.get(row) ?? [];
+  }
+
   /** What became of a row in the repair stage; "" if it had no part in it. */
   function fate_(row) {
     const found = selection(row);
@@ -104,5 +116,5 @@ fate.data = (() => {
     };
   }
 
-  return { receive, trajectory, result, selection, row, get index() { return index; } };
+  return { receive, trajectory, result, selection, pairs, row, get index() { return index; } };
 })();

@@ -43,11 +43,31 @@ fate.repairs = (() => {
     return `${counts}Candidate ${chosen + 1} was chosen: ${how}.`;
   }
 
+  /** The page of a pair that was learned from, the `shown`-th of `pairs`: `records` of its rejected and chosen side. */
+  function learnedPage(pairs, shown, records, go) {
+    const pair = pairs[shown], rejected = fate.data.row(pair.rejected), chosen = fate.data.row(pair.chosen);
+    const counted = (name) => `${pair.tokens[name]} tokens with loss in ${pair.steps[name].length} ${pair.steps[name].length === 1 ? "turn" : "turns"}`;
+    const move = (by, label) => pairs.length > 1 && el("button", { type: "button", click: () => go.otherPair(by) }, label);
+    const from = (row) => `${row.stage}, round ${row.round}, try ${row.attempt + 1}`;
+    return [
+      el("div", { class: "head" },
+        el("button", { type: "button", class: "back", click: go.back }, "‹ Trajectory"),
+        fate.trajectory.place(rejected),
+        el("h2", { tabindex: "-1" }, text(rejected.request || rejected.id)),
+        el("p", { class: "note" }, `Learned from as a pair${pairs.length > 1 ? ` (${shown + 1} of ${pairs.length})` : ""}: the chosen side scored ${pair.gap.toFixed(2)} more on average. `,
+          "Both were learned from under the plain task’s prompt, with loss on the marked turns. ", move(-1, "‹"), " ", move(1, "›"))),
+      el("div", { class: "pair" },
+        side("Rejected", "failure", rejected, records[0], { steps: pair.steps.rejected, said: `${from(rejected)} · ${counted("rejected")}` }),
+        side("Chosen", "candidate", chosen, records[1], { steps: pair.steps.chosen, said: `${from(chosen)} · ${counted("chosen")}` })),
+    ];
+  }
+
   const title = (selection, shown) => (selection.chosen === shown ? "Chosen repair" : "Candidate") + ` · ${shown + 1}`;
 
-  function side(name, style, row, record) {
-    const list = fate.trajectory.conversation(record);
+  function side(name, style, row, record, learned = null) {
+    const list = fate.trajectory.conversation(record, learned?.steps);
     return el("section", { class: `side ${style}`, "aria-label": name }, el("h3", {}, name),
+      learned && el("p", { class: "quiet" }, learned.said),
       fate.trajectory.scoreCards(record, (step) => fate.trajectory.jumpTo(list, step), (result) => result === "failed" || result === "error"), list);
   }
 
@@ -146,5 +166,5 @@ fate.repairs = (() => {
     return group;
   }
 
-  return { page };
+  return { page, learnedPage };
 })();

@@ -42,15 +42,16 @@ fate.trajectory = (() => {
     return Array.isArray(content) ? content.map((block) => block?.text ?? "").join("") : "";
   }
 
-  /** The conversation as a list: the prompt's messages, then the ones that followed, with the faults at their steps. */
-  function conversation(record) {
+  /** The conversation as a list: the prompt's messages, then the ones that followed, with the faults at their steps.
+   *  `learned` holds the steps that a pair's loss falls on; without it nothing is said of loss. */
+  function conversation(record, learned = null) {
     const { trajectory, scores } = record;
     const prompt = trajectory.prompt ?? trajectory.task.messages, injected = trajectory.outcome?.injected ?? [];
     const faults = Object.entries(scores).filter(([name, score]) => fails(name, score) && score.step !== undefined);
     const list = el("ol", { class: "conversation" });
     for (const message of prompt) list.append(given(message, injected));
     (trajectory.messages ?? []).forEach((message, step) => {
-      list.append(entry(message, injected, faults.filter(([, score]) => score.step === step), step));
+      list.append(entry(message, injected, faults.filter(([, score]) => score.step === step), step, learned?.includes(step)));
     });
     if (trajectory.error) list.append(el("li", { class: "stop error" }, "Infrastructure error: ", text(trajectory.error)));
     else if ((trajectory.stop ?? "answer") !== "answer") list.append(el("li", { class: "stop" }, STOPS[trajectory.stop] ?? trajectory.stop));
@@ -73,7 +74,7 @@ fate.trajectory = (() => {
 
   const STOPS = { length: "Cut off at the token limit.", calls: "Cut off at the limit on tool calls." };
 
-  function entry(message, injected, faults, step) {
+  function entry(message, injected, faults, step, learned = false) {
     const role = roleOf(message), content = contentOf(message), open = faults.length > 0;
     const parts = [];
     if (role === "tool") parts.push(folded("result of", message.name, content, injected, open));
@@ -84,8 +85,8 @@ fate.trajectory = (() => {
       parts.push(folded("calls", name, shown, injected, open));
     }
     if (!parts.length) parts.push(el("p", { class: "quiet" }, "(empty)"));
-    return el("li", { class: `message ${role} ${open ? "at-fault" : ""}`, "data-step": step, tabindex: open ? "-1" : false },
-      el("span", { class: "role" }, role, step !== undefined && el("small", {}, ` ${step + 1}`)), el("div", { class: "body" }, parts, faults.map(([name, score]) => fault(name, score))));
+    return el("li", { class: `message ${role} ${open ? "at-fault" : ""} ${learned ? "learned" : ""}`, "data-step": step, tabindex: open ? "-1" : false },
+      el("span", { class: "role" }, role, step !== undefined && el("small", {}, ` ${step + 1}`), learned && el("b", { class: "loss" }, "loss")), el("div", { class: "body" }, parts, faults.map(([name, score]) => fault(name, score))));
   }
 
   /** A call or a result: one line, unfolded on a click, or at once if it holds what one looks for. */
@@ -164,7 +165,8 @@ fate.trajectory = (() => {
         el("h2", { tabindex: "-1" }, text(row.request || row.id)),
         el("p", { class: "quiet" }, facts(record).join(" · ")),
         trajectory.outcome?.fault && el("p", { class: "quiet" }, "The grader stumbled: ", text(trajectory.outcome.fault)),
-        repairNote(row, go)),
+        repairNote(row, go),
+        pairNote(row, go)),
       scoreCards(record, (step) => jumpTo(list, step)),
       el("h3", {}, "Conversation"),
       unmarked && el("p", { class: "quiet" }, "This record does not say what the injected text is, so it is not marked."),
@@ -185,6 +187,12 @@ fate.trajectory = (() => {
     if (!row.outcome) return null;
     return el("p", { class: "note" }, `${NOTES[row.outcome]} `,
       el("button", { type: "button", class: "primary", click: go.pair }, "Side by side ", el("kbd", {}, "f")));
+  }
+
+  function pairNote(row, go) {
+    const count = fate.data.pairs(row.number).length;
+    return count > 0 && el("p", { class: "note" }, `Learned from in ${count === 1 ? "a pair" : `${count} pairs`}. `,
+      el("button", { type: "button", class: "primary", click: go.learned }, "Pair ", el("kbd", {}, "p")));
   }
 
   function raw(title, value) {
