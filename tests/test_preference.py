@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +31,7 @@ from fate_trl.loop.pairing import pairs_of
 from fate_trl.metrics.concerns import diagnose
 from fate_trl.recipe.components import components_of, plugins_of
 from fate_trl.recipe.loading import make_recipe
-from fate_trl.report import charts
+from fate_trl.report import charts, page
 from fate_trl.report.reading import Run
 from fate_trl.report.summary import summarise
 from fate_trl.suites.scripted import ScriptedLearner
@@ -396,6 +397,47 @@ def test_the_report_shows_margins_accuracy_and_lengths(folder, tmp_path):  # noq
     (items,) = [row["items"] for row in found["cost"] if row["stage"] == "preference"]
     assert "of the pairs" in items
     assert "tokens 2.5 chosen, 3.25 rejected" in items
+
+
+def test_the_report_has_a_round_of_pairs_with_the_components_own_numbers(tmp_path):
+    told = {"accuracy": 0.75, "margin": 0.2, "chosen_tokens_mean": 2.0, "rejected_tokens_mean": 3.5}
+    told["pair_loss"] = {"multiplier_mean": 1.25}
+    path = tmp_path / "own.py"
+    path.write_text(OWN_NUMBERS)
+    run_in(tmp_path / "run", preference={"pairing": str(path)}, told=told)
+    run = Run.open(tmp_path / "run")
+    (found,) = summarise(run)["pairs"]
+    made = [json.loads(line) for line in (tmp_path / "run/rounds/01/pairs.jsonl").read_text().splitlines()]
+    assert (found["pairs"], found["left_out"]) == (len(made), 0)
+    assert found["rejected"] == {"the failure": len(made)}
+    gaps = [pair["score_gap"] for pair in made]
+    assert found["gap"] == pytest.approx({"mean": sum(gaps) / len(gaps), "low": min(gaps), "high": max(gaps)})
+    assert (found["accuracy"], found["margin"], found["tokens"]) == (0.75, 0.2, {"chosen": 2.0, "rejected": 3.5})
+    assert found["own"] == [["pairing", "wide share", 0.5], ["pair loss", "multiplier mean", 1.25]]
+    text = page.report(run)
+    assert 'id="pairs"' in text
+    assert "multiplier mean" in text
+
+
+OWN_NUMBERS = """
+from fate_trl import Component, hookimpl, pair_of
+
+class Own:
+    def pairs(self, tried):
+        chosen = [r for r in tried.repairs if r.chosen is not None]
+        return [
+            pair_of((r.candidates[r.chosen], r.cards[r.chosen]), (r.failure.trajectory, r.failure.card),
+                    r.failure.trajectory, tried.round)
+            for r in chosen
+        ]
+
+    def metrics(self):
+        return {"wide_share": 0.5}
+
+@hookimpl
+def fate_trl_pairings():
+    return [Component("own", Own, "with numbers of its own")]
+"""
 
 
 def test_what_learned_the_wrong_way_is_a_concern():

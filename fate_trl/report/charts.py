@@ -342,16 +342,13 @@ def training(summary: Json) -> list[Chart]:
         [_over_steps("PFPO: shares of groups, and completions cut off", groups + clipped, share=True)] if groups else []
     )
     out += [_over_steps("PFPO: KL to the reference", [("kl", pfpo["kl"])])] if "kl" in pfpo else []
-    for name, named in _learned(pfpo).items():  # a chart has as many lines as can be told apart
-        out += [
-            _over_steps(f"PFPO: the selector's {name}", named[start : start + len(LOOKS)])
-            for start in range(0, len(named), len(LOOKS))
-        ]
+    out += _own(pfpo, "selector", "PFPO: the selector's")
     pairs = summary["training"].get("preference", {})
     ahead = [("accuracy", pairs["rewards/accuracies"])] if "rewards/accuracies" in pairs else []
     out += [_over_steps("Preference: pairs in which the chosen side is ahead", ahead, share=True)] if ahead else []
     margins = [("margin", pairs["rewards/margins"])] if "rewards/margins" in pairs else []
     out += [_over_steps("Preference: margin between the sides", margins)] if margins else []
+    out += _own(pairs, "loss", "Preference: the pair loss's")
     taught = summary["training"].get("distillation", {})
     apart = [("divergence", taught["loss"])] if "loss" in taught else []
     out += [_over_steps("Distillation: divergence from hindsight, nats per token", apart)] if apart else []
@@ -359,14 +356,19 @@ def training(summary: Json) -> list[Chart]:
     return out
 
 
-def _learned(pfpo: Json) -> dict[str, list[tuple[str, Any]]]:
-    """What a selector logs of itself, `selector/<name>` or `selector/<name>/<which>`: series by name."""
-    out: dict[str, list[tuple[str, Any]]] = {}
-    for key, points in pfpo.items():
-        if key.startswith("selector/"):
-            name, _, which = key.removeprefix("selector/").partition("/")
-            out.setdefault(_words(name), []).append((which or name, points))
-    return out
+def _own(log: Json, prefix: str, title: str) -> list[Chart]:
+    """What a component logs of itself, `<prefix>/<name>` or `<prefix>/<name>/<which>`: a chart per name, or more, as
+    one has as many lines as can be told apart."""
+    found: dict[str, list[tuple[str, Any]]] = {}
+    for key, points in log.items():
+        if key.startswith(f"{prefix}/"):
+            name, _, which = key.removeprefix(f"{prefix}/").partition("/")
+            found.setdefault(_words(name), []).append((which or name, points))
+    return [
+        _over_steps(f"{title} {name}", named[start : start + len(LOOKS)])
+        for name, named in found.items()
+        for start in range(0, len(named), len(LOOKS))
+    ]
 
 
 def _over_steps(title: str, named: Sequence[tuple[str, Sequence[Sequence[float]]]], share: bool = False) -> Chart:

@@ -21,6 +21,7 @@ from ..metrics.concerns import diagnose, objectives_of_log
 from ..types import KINDS, PASS_AT, TRAINING, ToolCall
 from .agreeing import agreements
 from .decision import decide
+from .pairs import pairs_of
 from .reading import EvaluatedPolicy, Run, missing
 
 Json = dict[str, Any]
@@ -35,8 +36,9 @@ def summarise(run: Run) -> Json:
 
     Returns:
         {"schema", "run", "policies", "before", "after", "decision", "missing", "concerns", "metrics", "change",
-        "undecided", "suites", "fronts", "scores", "agreement", "repairs", "training", "cost", "errors", "reasons",
-        "examples"}, JSON values only; each is described where it is made. Parts that the run has nothing for are empty.
+        "undecided", "suites", "fronts", "scores", "agreement", "repairs", "pairs", "training", "cost", "errors",
+        "reasons", "examples"}, JSON values only; each is described where it is made. Parts that the run has nothing for
+        are empty.
     """
     learned = [policy for policy in run.policies if not policy.scripted and "test" in policy.stages]
     after = run.policy() if learned else None
@@ -63,6 +65,7 @@ def summarise(run: Run) -> Json:
         "scores": _scores(run, before, after),
         "agreement": agreements(run),
         "repairs": [_repairs(run, number, seen) for number, found in run.rounds.items() if found.selections],
+        "pairs": pairs_of(run),
         "training": _training(run),
         "cost": _cost(run),
         "errors": [

@@ -16,6 +16,10 @@ import pytest
 from looking import SCREENS, TEXTS
 
 from fate_trl.ledger.writing import RunDirectory
+from fate_trl.loop.assemble import assemble
+from fate_trl.recipe.loading import make_recipe
+from fate_trl.suites.scripted import ScriptedLearner
+from fate_trl.testing import samples
 from fate_trl.testing.hostile import record
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +111,25 @@ def quickstart(tmp_path_factory):
     fewer = ["rollout.tasks=90", "rollout.chunk=90", "evaluation.tasks=120", "evaluation.validation=0"]
     settings = [part for setting in [*fewer, f"output_dir={folder}"] for part in ("--set", setting)]
     subprocess.run([sys.executable, "-m", "fate_trl.cli", "run", "quickstart", *settings], check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def paired(tmp_path_factory):
+    """A run of two rounds that learns from pairs, without a model: its trajectories have made-up tokens."""
+
+    class Tokens(ScriptedLearner):
+        def rollout(self, requests, seed):
+            return [samples.with_tokens(t, t.stage, t.attempt) for t in super().rollout(requests, seed)]
+
+    folder = tmp_path_factory.mktemp("paired") / "run"
+    keys = {
+        "suites": [{"name": "workbench", "args": {"train": 24, "validation": 6, "test": 6}}],
+        "evaluation": {"baselines": False, "validation": 0},
+        "rounds": 2,
+        "preference": {},
+    }
+    assemble(make_recipe(keys), RunDirectory(folder), lambda suites, *_: Tokens(suites, gain=0.05))()
     return folder
 
 

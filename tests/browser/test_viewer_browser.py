@@ -146,6 +146,31 @@ def test_failure_and_repair_stand_side_by_side(visit, small):
     page.wait_for_selector(".pair")
 
 
+def test_a_pair_that_was_learned_from_has_its_turns_with_loss_marked(visit, paired, axe):
+    with serving(paired) as url:
+        page = opened(visit, f"{url}#stage=collect&repair=repaired")
+        assert "pairs learned from" in page.inner_text("#total")
+        press(page, "j")
+        page.wait_for_selector(".conversation")
+        assert page.locator(".learned").count() == 0, "one trajectory by itself is read without it"
+        press(page, "p")
+        page.wait_for_selector(".pair .learned")
+        for side in page.locator(".side").all():
+            marked = side.locator(".message.assistant").count()
+            assert side.locator(".learned").count() == side.locator(".loss").count() == marked > 0
+            assert side.locator(".message.tool.learned, .message.user.learned").count() == 0
+        assert "with loss in" in page.inner_text(".side.failure")
+        assert "view=learned" in page.url
+        again = opened(visit, page.url)
+        again.wait_for_selector(".pair .learned")
+        assert again.inner_text(".side.candidate") == page.inner_text(".side.candidate")
+        assert axe(page) == []
+        press(page, "f")
+        page.wait_for_selector(".plot")
+        press(page, "Escape")
+        page.wait_for_selector(".pair", state="detached")
+
+
 def test_the_list_holds_only_what_is_on_the_screen(visit, large):
     page = opened(visit, large)
     assert counted(page)[1] >= 50_000
