@@ -8,6 +8,8 @@ tokens and seeds; CPU seconds of the process, which other work on the machine di
   what is parsed out of them is a call of a tool, which runs. Log-probabilities and rewards are left out.
 - *updates*: loss and gradients of one group with LoRA on all linear layers, each way in a process of its own for its
   peak memory. GRPOTrainer's rows go through one at a time where all at once would not fit.
+- *pairs*: the same of the preference stage beside DPOTrainer: pairs of one prompt, with LoRA, whose reference is the
+  adapter as it was; DPOTrainer's go through one at a time.
 - *recipes*: whole runs with the switch on and off, by seed.
 - *embedded policy*: tokens per second of whole rollouts of the quickstart's tasks (rendering, tools and parsing
   included) beside those of TRL's calls of `generate` alone, for the same tasks.
@@ -40,7 +42,7 @@ import trl
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import GRPOConfig, GRPOTrainer
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
 from trl.trainer import grpo_trainer
 
 from fate_trl import plugins
@@ -48,9 +50,11 @@ from fate_trl.suites.episodes import environment_factories
 from fate_trl.suites.workbench import POLICIES
 from fate_trl.train import gguf, prefix_episodes
 from fate_trl.train.config import PFPOConfig
+from fate_trl.train.preference import SETTINGS, PairTrainer, rows_of
+from fate_trl.train.prefix_sharing import share_training
 from fate_trl.train.rows import request_dataset, request_row
 from fate_trl.train.trainer import PFPOTrainer
-from fate_trl.types import RolloutRequest
+from fate_trl.types import Pair, RolloutRequest
 
 ROLLOUTS = {
     "rollouts, all tools, groups of 8": {"suite": "agentdojo/banking", "tools": "all", "group": 8, "target": 0.20},
@@ -64,6 +68,10 @@ ROLLOUTS = {
 UPDATES = {
     "update, prompt 1200, 8 × 120": {"prompt": 1200, "rows": 8, "length": 120, "at_once": 1, "target": 0.25},
     "update, prompt 400, 4 × 120": {"prompt": 400, "rows": 4, "length": 120, "at_once": 4, "target": 0.50},
+}
+PAIRS = {
+    "pairs, prompt 600, one of 60 + 60": {"prompt": 600, "pairs": 1, "length": 60, "target": 0.65},
+    "pairs, prompt 600, three of 60 + 60": {"prompt": 600, "pairs": 3, "length": 60, "target": 0.40},
 }
 RECIPES = {
     "quickstart, whole": {"recipe": "quickstart", "sets": [], "target": 0.90},
@@ -261,14 +269,19 @@ def update(shape: dict[str, Any], way: str, device: str, repeats: int) -> dict[s
     }
     inputs = {key: value.to(device) for key, value in inputs.items()}
     step = rows if way == "ours" else shape["at_once"]
+    parts = [{k: v[start : start + step] if v.ndim else v for k, v in inputs.items()} for start in range(0, rows, step)]
+    return {"rows at once": step, **measured(trainer, model, parts, device, repeats)}
+
+
+def measured(trainer: Any, model: Any, parts: Sequence[Any], device: str, repeats: int) -> dict[str, Any]:
+    """Seconds and memory of a batch's parts, and the sum of their losses with its gradient's norm."""
     model.train()
     before = peak(device)
     took = []
     for _ in range(repeats):
         model.zero_grad()
         began, loss = clock(), 0.0
-        for start in range(0, rows, step):
-            part = {k: v[start : start + step] if v.ndim else v for k, v in inputs.items()}
+        for part in parts:
             partial = trainer.compute_loss(trainer.model, part)
             partial.backward()
             loss += float(partial.detach())
@@ -277,10 +290,51 @@ def update(shape: dict[str, Any], way: str, device: str, repeats: int) -> dict[s
     return {
         "seconds": took,
         "memory": peak(device) - before,
-        "rows at once": step,
         "loss": loss,
         "gradient": float(np.linalg.norm(gradients)),
     }
+
+
+def preference(shape: dict[str, Any], way: str, device: str, repeats: int) -> dict[str, Any]:
+    """The same of pairs that have one prompt."""
+    model, tokenizer = load(device)
+    torch.manual_seed(0)
+    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    model = get_peft_model(model, lora)
+    random = torch.Generator().manual_seed(0)
+
+    def ids(count: int) -> list[int]:
+        return torch.randint(1000, 40_000, (count,), generator=random).tolist()
+
+    prompt, mask = ids(shape["prompt"]), (1,) * shape["length"]
+    sides = [(ids(shape["length"]), ids(shape["length"])) for _ in range(shape["pairs"])]
+    pairs = [
+        Pair("", "", 1, tuple(prompt), tuple(chosen), mask, tuple(rejected), mask, 1.0, 0, 0)
+        for chosen, rejected in sides
+    ]
+    rows = rows_of(pairs, None)
+    trainer: Any
+    if way == "ours":
+        trainer = PairTrainer(model, arguments(DPOConfig, **SETTINGS), rows, tokenizer, [])
+        share_training(trainer, trainer.head_fields)
+        parts = [trainer.data_collator(rows)]
+    else:
+        trainer = DPOTrainer(
+            model=model,
+            args=arguments(DPOConfig, max_length=None),
+            train_dataset=Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}]),
+            processing_class=tokenizer,
+        )
+        names = ("prompt_ids", "chosen_ids", "rejected_ids")
+        parts = [trainer.data_collator([{name: row[name] for name in names}]) for row in rows]
+    with torch.no_grad():  # off its reference, as after some steps
+        for name, parameter in model.named_parameters():
+            if ".default." in name:
+                parameter.mul_(1.05)
+    moved = [{key: value.to(device) for key, value in part.items()} for part in parts]
+    found = measured(trainer, model, moved, device, repeats)
+    shares = len(moved)  # losses are means over a call's pairs
+    return {**found, "loss": found["loss"] / shares, "gradient": found["gradient"] / shares}
 
 
 def peak(device: str) -> float:
@@ -289,7 +343,7 @@ def peak(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def updates(name: str, device: str, pairs: int) -> dict[str, Any]:
+def in_turns(name: str, device: str, pairs: int) -> dict[str, list[dict[str, Any]]]:
     """Both ways in turns, each in processes of its own."""
     found: dict[str, list[dict[str, Any]]] = {"ours": [], "theirs": []}
     for number in range(pairs):
@@ -297,16 +351,28 @@ def updates(name: str, device: str, pairs: int) -> dict[str, Any]:
             command = [sys.executable, __file__, "--worker", json.dumps([name, way]), "--device", device]
             done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=1800)
             found[way].append(json.loads(done.stdout.splitlines()[-1]))
+    return found
+
+
+def side_by_side(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     seconds = {way: [s for run in runs for s in run["seconds"]] for way, runs in found.items()}
     ours, theirs = found["ours"][0], found["theirs"][0]
-    at_once, rows = theirs["rows at once"], UPDATES[name]["rows"]
     return {
         "memory MB": [ours["memory"], theirs["memory"]],
-        "GRPOTrainer's rows at once": f"{at_once} of {rows}",
-        "memory, share": ours["memory"] / (theirs["memory"] * rows / at_once),
         "gradient norms": [ours["gradient"], theirs["gradient"]],
         "losses": [ours["loss"], theirs["loss"]],
         **ratio(seconds["ours"], seconds["theirs"]),
+    }
+
+
+def updates(name: str, device: str, pairs: int) -> dict[str, Any]:
+    found = in_turns(name, device, pairs)
+    ours, theirs = found["ours"][0], found["theirs"][0]
+    at_once, rows = theirs["rows at once"], UPDATES[name]["rows"]
+    return {
+        "GRPOTrainer's rows at once": f"{at_once} of {rows}",
+        "memory, share": ours["memory"] / (theirs["memory"] * rows / at_once),
+        **side_by_side(found),
     }
 
 
@@ -413,13 +479,13 @@ def write(out: Path, found: dict[str, Any]) -> None:
     machine = {"processor": platform.processor() or platform.machine(), "torch": torch.__version__}
     machine |= {"transformers": transformers.__version__, "trl": trl.__version__}
     out.with_suffix(".json").write_text(json.dumps({"machine": machine, "shapes": found}, indent=1) + "\n")
-    targets = {name: shape["target"] for name, shape in {**ROLLOUTS, **UPDATES, **RECIPES}.items()}
+    targets = {name: shape["target"] for name, shape in {**ROLLOUTS, **UPDATES, **PAIRS, **RECIPES}.items()}
     print(table(found, targets), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["collect", "rollouts", "updates", "recipes"])
+    parser.add_argument("parts", nargs="*", default=["collect", "rollouts", "updates", "pairs", "recipes"])
     parser.add_argument("--out", type=Path, default=Path("prefix"))
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--device", default="cpu")
@@ -428,7 +494,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if given.worker:
         name, way = json.loads(given.worker)
-        print(json.dumps(update(UPDATES[name], way, given.device, 1)))
+        work, shapes = (preference, PAIRS) if name in PAIRS else (update, UPDATES)
+        print(json.dumps(work(shapes[name], way, given.device, 1)))
         return
     path = given.out.with_suffix(".json")
     found: dict[str, Any] = json.loads(path.read_text())["shapes"] if path.exists() else {}
@@ -439,6 +506,7 @@ def main() -> None:
             for name, shape in ROLLOUTS.items()
         ),
         *(("updates", name, lambda n=name: updates(n, given.device, given.pairs)) for name in UPDATES),
+        *(("pairs", name, lambda n=name: side_by_side(in_turns(n, given.device, given.pairs))) for name in PAIRS),
         *(("recipes", name, lambda s=shape: whole(s, given.pairs)) for name, shape in RECIPES.items()),
     ]
     for part, name, measure in parts:

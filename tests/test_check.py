@@ -168,6 +168,28 @@ def test_packed_updates_need_less_than_plain_ones():
     assert need("true")["pfpo: train"] < need("false")["pfpo: train"]
 
 
+def needs_of_pairs(*sets):
+    recipe = recipe_of(*sets)
+    config = AutoConfig.from_pretrained(models.model_folder(recipe.model))
+    lengths = memory.Lengths(prompt=400, longest_prompt=900, completion=64)
+    found = memory.estimate(recipe, config, lengths, gpu=False, device_memory=None)
+    return next(need for need in found if need.stage == "preference")
+
+
+def test_pairs_hold_a_reference_and_share_their_prompt():
+    sets = ("preference={}", "preference.per_device_train_batch_size=8")
+    plain, shared = (needs_of_pairs(*sets, f"share_prefixes={share}") for share in ("false", "true"))
+    assert plain.parts["reference"] == plain.parts["base weights"] == shared.parts["reference"], "a copy of all weights"
+    assert 0.4 < shared.parts["activations"] / plain.parts["activations"] < 0.65, "928 tokens of 1,856"
+    assert shared.total < plain.total
+    one = needs_of_pairs("preference={}", "preference.per_device_train_batch_size=1", "share_prefixes=true")
+    assert one.total < shared.total
+    adapter = needs_of_pairs("preference={}", "model.lora={}")
+    assert adapter.parts["reference"] == adapter.parts["adapter"]
+    short = needs_of_pairs(*sets, "preference.max_length=200", "share_prefixes=true")
+    assert short.total < shared.total
+
+
 @pytest.mark.parametrize("model", [{}, {"lora": {"r": 4}}, {"lora": {"r": 8, "target_modules": ["q_proj"]}}])
 def test_weights_are_counted_exactly(model):
     recipe = make_recipe({"suites": ["workbench"], "model": model})

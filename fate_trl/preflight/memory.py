@@ -103,11 +103,16 @@ def _supervised(stage: str, trl: Mapping[str, Any], model: _Counted, lengths: Le
 
 
 def _preference(trl: Mapping[str, Any], model: _Counted, lengths: Lengths) -> Need:
-    """Both sides of a pair go through the model at once; the reference is there, and its pass is over by then."""
+    """Both sides of a pair go through the model at once, their prompt once where prefixes are shared; the reference is
+    there, a copy of the adapter or of a full model, and its pass is over by then."""
     length = lengths.prompt + lengths.completion
     length = min(length, trl.get("max_length") or length)
     rows = 2 * {**trl_defaults("dpo_config"), **trl}["per_device_train_batch_size"]
-    parts = model.training(trl, rows, length, min(lengths.completion, length))
+    if model.shares:
+        prompt = min(lengths.prompt, length)
+        parts = model.packed(trl, rows, 2, prompt, length - prompt)
+    else:
+        parts = model.training(trl, rows, length, min(lengths.completion, length))
     return Need("preference", {**model.held(), **model.reference(1.0), **parts})
 
 
@@ -237,19 +242,23 @@ class _Counted:
         }
 
     def packed(self, trl: Mapping[str, Any], rows: int, group: int, prompt: int, completion: int) -> dict[str, int]:
-        """`training`, where the rows of a group share its prompt: a call of the model has at most `pack_tokens`."""
-        whole = -(-rows // group) * prompt + rows * completion
-        tokens = max(prompt + completion, min(whole, trl.get("pack_tokens", PACK_TOKENS)))
-        scored = max(completion, tokens - -(-rows // group) * prompt)
+        """`training`, where the rows of a group share its prompt: a call of the model has at most `pack_tokens`.
+
+        A group is one sequence, if it is no longer than that; several are a call's batch.
+        """
+        budget = trl.get("pack_tokens", PACK_TOKENS)
+        length = max(prompt + completion, min(prompt + min(rows, group) * completion, budget))
+        groups = max(1, min(-(-rows // group), budget // length))
+        scored = groups * max(completion, length - prompt)
         checkpointing = trl.get("gradient_checkpointing", self.gpu)
-        kept, peak = self._play(1, tokens, train=True, checkpointing=checkpointing)
+        kept, peak = self._play(groups, length, train=True, checkpointing=checkpointing)
         gradients = sum(self.trained) * self.trained_bytes
         if self.gpu:
             head = min(scored, _TILE_TOKENS) * _TILE_WORDS * 2 + scored * self.text.hidden_size * 6
-            mask = tokens**2
+            mask = groups * length**2
         else:  # the logits and their gradient, and a chunk of distributions
             head = (2 * scored + 4 * min(scored, PACK_CHUNK)) * self.text.vocab_size * 4
-            mask = 2 * tokens**2 * self.dtype.itemsize
+            mask = 2 * groups * length**2 * self.dtype.itemsize
         activations = max(peak - gradients, kept)
         return {
             "gradients": gradients,
