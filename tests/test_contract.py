@@ -20,11 +20,8 @@ class Results:
     def pytest_runtest_logreport(self, report):
         if report.when == "call" or not report.passed:
             check, component = re.search(r"test_(\w+)(?:\[(.*?)\])?$", report.nodeid).groups()
-            name = component and re.sub(
-                r"^(verifier|repair|selector|suite|pairing|pair loss|policy loss)-|-(1|3|attacked|harmful)$",
-                "",
-                component,
-            )
+            kinds = "verifier|repair|selector|suite|pairing|pair loss|policy loss|callback"
+            name = component and re.sub(rf"^({kinds})-|-(1|3|attacked|harmful)$", "", component)
             getattr(self, report.outcome).setdefault(name, set()).add(check)
 
 
@@ -133,6 +130,25 @@ BAD_SELECTORS = {
     "stateless": "selector_goes_on_from_its_saved_state",
     "drifting": "selector_changes_by_learning_only",
 }
+BAD_LOSSES = {
+    "vector": "policy_loss_returns_a_scalar_with_a_gradient",
+    "detached": "policy_loss_returns_a_scalar_with_a_gradient",
+    "infinite": "policy_loss_returns_a_scalar_with_a_gradient",
+    "still": "policy_loss_moves_the_policy",
+    "dice": "policy_loss_says_the_same_twice_and_does_not_change_its_input",
+    "changing": "policy_loss_says_the_same_twice_and_does_not_change_its_input",
+    "first": "policy_loss_does_not_depend_on_the_order_of_rows",
+    "greedy": "policy_loss_returns_a_scalar_with_a_gradient",
+    "narrow": "policy_loss_columns_depend_on_the_generation_alone",
+    "drawn": "policy_loss_columns_depend_on_the_generation_alone",
+    "unlogged": "policy_loss_numbers_for_the_log_are_numbers",
+    "idle": "callback_has_something_to_do",
+    "forgetful": "callback_takes_generations_in_and_goes_on_from_its_saved_state",
+    "stateless": "callback_takes_generations_in_and_goes_on_from_its_saved_state",
+    "cutting": "callback_reshapes_advantages_to_as_many",
+    "in-place": "callback_reshapes_advantages_to_as_many",
+    "blind": "callback_columns_depend_on_the_generation_alone",
+}
 BAD_SUITES = {
     "lenient": "suite_oracle_passes_and_idleness_does_not",
     "hopeless": "suite_oracle_passes_and_idleness_does_not",
@@ -180,6 +196,7 @@ BAD_PAIR_LOSSES = {
         ("bad_selectors.py", {"good", "advantages", "taught", "relative", "thrifty"}, BAD_SELECTORS),
         ("bad_suites.py", {"good"}, BAD_SUITES),
         ("bad_pair_losses.py", {"good", "told", "lone", "learns"}, BAD_PAIR_LOSSES),
+        ("bad_losses.py", {"good", "grouped", "factor"}, BAD_LOSSES),
     ],
 )
 def test_bad_components_fail_the_check_that_is_for_their_fault(file, good, bad):

@@ -4,5 +4,5 @@
 
 NAME is an installed plugin's name, `./file.py`, or `fate-trl` for the built-ins. A component whose factory needs
 arguments is skipped, with the reason, unless they are given. Nothing here needs a network or a GPU, and torch is needed
-for pair losses only.
+for losses only.
 """

@@ -65,6 +65,16 @@ def pair_loss(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture(scope="module")
+def policy_loss(request: pytest.FixtureRequest) -> Any:
+    return make(request.config, "policy loss", request.param)
+
+
+@pytest.fixture(scope="module")
+def callback(request: pytest.FixtureRequest) -> Any:
+    return make(request.config, "callback", request.param)
+
+
+@pytest.fixture(scope="module")
 def suite(request: pytest.FixtureRequest) -> Any:
     return make(request.config, "suite", request.param)
 

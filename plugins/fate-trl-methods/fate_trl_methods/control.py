@@ -148,7 +148,7 @@ class HypervolumeWeights:
     """Dynamic reward weighting by hypervolume: what extends the front of mean scores is learned from more.
 
     gain is how much the generation's mean scores add to the hypervolume of those before it; the advantages are
-    multiplied by .5 + 1.5 tanh(gain / scale). Points that add nothing are not kept.
+    multiplied by .5 + 1.5 tanh(gain / scale). Points that add nothing are not kept. Other objectives begin anew.
 
     Source: dynamic reward weighting, the authors' code. Ours: the means are those of each generation of the training,
     there those of a validation. It acts on the advantages: a factor on the rewards would cancel where groups are
@@ -161,6 +161,7 @@ class HypervolumeWeights:
 
     def __init__(self, point: float = 0.0, scale: Positive = 1.0):
         self.point, self.scale = point, scale
+        self._names: list[str] = []
         self._front: list[list[float]] = []
         self._volume, self._factor = 0.0, 1.0
 
@@ -169,6 +170,8 @@ class HypervolumeWeights:
         if np.isnan(mean_M).any():  # an objective that applies nowhere in the generation says nothing of the front
             self._factor = 1.0
             return
+        if list(objectives) != self._names:
+            self._names, self._front, self._volume = list(objectives), [], 0.0
         every_N_M = np.array([*self._front, mean_M.tolist()])
         volume = pareto.hypervolume(every_N_M, np.full(len(mean_M), self.point))
         gain = volume - self._volume
@@ -181,10 +184,11 @@ class HypervolumeWeights:
         return advantages * self._factor
 
     def state_dict(self) -> dict[str, Any]:
-        return {"front": self._front, "volume": self._volume, "factor": self._factor}
+        front = {"names": self._names, "front": self._front}
+        return {**front, "volume": self._volume, "factor": self._factor}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._front = [list(map(float, point)) for point in state["front"]]
+        self._names, self._front = list(state["names"]), [list(map(float, point)) for point in state["front"]]
         self._volume, self._factor = float(state["volume"]), float(state["factor"])
 
     def metrics(self) -> dict[str, float]:

@@ -26,5 +26,6 @@ if __name__ == "__main__":
         "cost-gate": threshold,
         "implicit-reward": models,
         "program": {"everywhere": True},
+        "kl-by-kind": {"factors": {"attacked": 2.0}},
     }
     sys.stdout.write(json.dumps(given))
