@@ -50,6 +50,17 @@ Some fields of work have no counterpart here, and will have none soon: decoding 
 sampled by TRL's engines as they are), attacks on embeddings (dual use, and tools hand over text), critics on hidden
 states and gradients through a verifier (verifiers are programs or served models), tabular and continuous control
 (there are no tokens in it), and analyses of what a model values (nothing is trained by them).
+
+Left out so far, though they could fit:
+
+- HyPO (*The Importance of Online Data*) and SPAC (*Self-Play with Adversarial Critic*) put the policy's own samples
+  beside the pairs of the preference stage, fresh ones every few steps; TRL's trainer of pairs does not generate.
+- *Your Language Model is Its Own Critic* probes hidden states, which TRL's fused head does not hand out; risk-aware DPO
+  under a nested risk measure needs logits there.
+- PARL and *Behavior Alignment via Reward Function Optimization* fit verifiers anew between rounds: verifiers here are
+  programs or served models, and stay as they are while a policy is compared with them.
+- *Implicit Reward as the Bridge* changes the loss of SFT, for which there is no hook; TRL's `dft` is a key away.
+- SGDPO: what its pilot term is stands in no source that we found.
 """
 
 PLUGIN = "plugins/fate-trl-methods"
