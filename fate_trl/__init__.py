@@ -27,8 +27,10 @@ if TYPE_CHECKING:
         Choice,
         Component,
         Episode,
+        Evaluate,
         Item,
         Learner,
+        Merge,
         Pairing,
         ParetoSelector,
         Policy,
@@ -90,8 +92,8 @@ _NAMES = {
         "ScoreCard Script Task ToolCall Trajectory "
     ),
     "hookspecs": (
-        "Budget Choice Component Episode Item Learner Pairing ParetoSelector Policy RepairStrategy Rows Spent "
-        "Stateful Suite Tried Verifier hookimpl takes_rows "
+        "Budget Choice Component Episode Evaluate Item Learner Merge Pairing ParetoSelector Policy RepairStrategy Rows "
+        "Spent Stateful Suite Tried Verifier hookimpl takes_rows "
     ),
     "choose.pairings": "pair_of score_gap",
     "choose.pareto": "pareto",
@@ -129,11 +131,13 @@ __all__ = [
     "Component",
     "EndpointError",
     "Episode",
+    "Evaluate",
     "Failure",
     "FateError",
     "Item",
     "Kind",
     "Learner",
+    "Merge",
     "Message",
     "Outcome",
     "PFPOConfig",

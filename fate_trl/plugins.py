@@ -31,7 +31,9 @@ from .hookspecs import API_VERSION, Component
 from .record import content_hash, stable_hash
 
 GROUP = "fate_trl"
-Type = Literal["verifier", "repair", "selector", "suite", "pairing", "pair loss", "policy loss", "callback", "budget"]
+Type = Literal[
+    "verifier", "repair", "selector", "suite", "pairing", "pair loss", "policy loss", "callback", "budget", "merge"
+]
 HOOKS: dict[Type, str] = {
     "verifier": "fate_trl_verifiers",
     "repair": "fate_trl_repairs",
@@ -42,6 +44,7 @@ HOOKS: dict[Type, str] = {
     "policy loss": "fate_trl_policy_losses",
     "callback": "fate_trl_callbacks",
     "budget": "fate_trl_budgets",
+    "merge": "fate_trl_merges",
 }
 BUILTINS = "fate-trl"
 _BUILTIN_MODULES = (
@@ -53,6 +56,7 @@ _BUILTIN_MODULES = (
     "choose.repairs",
     "choose.selectors",
     "choose.pairings",
+    "choose.merges",
     "suites.workbench.suite",
     "suites.workbench.tradeoffs",
     "suites.workbench.announced",

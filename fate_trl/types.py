@@ -83,6 +83,7 @@ Stage = Literal[
     "distillation",
     "preference",
     "pfpo",
+    "merge",
     "save",
     "eval-validation",
     "eval-test",
@@ -102,6 +103,7 @@ Stage = Literal[
 - `hindsight`: the turn at fault of each repaired failure is found.
 - `pairs`: each chosen one with its failure becomes a pair.
 - `sft`, `distillation`, `preference`, `pfpo`: it is trained.
+- `merge`: it is merged with those of earlier rounds.
 - `save`: it is saved.
 - `eval-*`: it is rolled out on held-out tasks of a split. `eval-test-base` is the model before its warm start, and the
   other `eval-test-*` are the scripted policies.

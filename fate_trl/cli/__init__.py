@@ -58,6 +58,11 @@ COMMANDS = {
         "fate_trl.cli.card",
         "Save a run's policy with its tokenizer and model card: an adapter, or the whole model.",
     ),
+    "merge": (
+        "merge",
+        "fate_trl.cli.merge",
+        "Merge the weights of policies; of several merged ones (a front) each gets a folder of its own.",
+    ),
     "fsck": (
         "check_run",
         "fate_trl.cli.fsck",

@@ -48,7 +48,7 @@ def rescore(
     found, verifiers = Run.open(run), _verifiers(verifier, sets)
     directory = RunDirectory(run)
     with directory.lock():
-        identities = [plugins.identity(name, _arguments(sets)) for name in verifier]
+        identities = [plugins.identity(name, arguments(sets)) for name in verifier]
         scorer = Scorer(verifiers, identities, directory, seconds)
         target = RunDirectory(fresh(Path(run) / "rescored" / re.sub(r"\W+", "-", "+".join(verifier)).strip("-")))
         cases = _rescored(found, scorer, target, stage, round)
@@ -71,7 +71,7 @@ def rescore(
         out.print(f"written: {escape(visible(str(target.path)))}", soft_wrap=True)
 
 
-def _arguments(sets: Sequence[str]) -> dict[str, Any]:
+def arguments(sets: Sequence[str]) -> dict[str, Any]:
     args: dict[str, Any] = {}
     overridden(args, sets)
     return args
@@ -80,7 +80,7 @@ def _arguments(sets: Sequence[str]) -> dict[str, Any]:
 def _verifiers(names: Sequence[str], sets: Sequence[str]) -> list[Any]:
     if sets and len(names) > 1:
         raise RecipeError("--set gives an argument to one verifier; rescore with one --verifier at a time.")
-    verifiers = [load_verifier(name, _arguments(sets)) for name in names]
+    verifiers = [load_verifier(name, arguments(sets)) for name in names]
     check_objectives(verifiers, [])
     return verifiers
 

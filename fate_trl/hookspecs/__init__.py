@@ -1,7 +1,7 @@
-"""The plugin contracts: of verifiers, repair strategies, selectors, suites, pairings, losses, callbacks, budgets
-and policies.
+"""The plugin contracts: of verifiers, repair strategies, selectors, suites, pairings, losses, callbacks, budgets,
+merges and policies.
 
-There are nine kinds of component, with one optional hook each. No hook is `firstresult`: a recipe chooses by name, and
+There are ten kinds of component, with one optional hook each. No hook is `firstresult`: a recipe chooses by name, and
 the order of installation never does. A plugin is a module that implements any of the hooks with `@hookimpl`, sets
 `fate_trl_api = 1`, and is announced under the entry-point group `fate_trl`. It imports nothing heavy at its top; its
 factories may.
@@ -38,6 +38,8 @@ from .batches import PolicyBatch as PolicyBatch
 from .budgets import Budget as Budget
 from .budgets import Item as Item
 from .budgets import Spent as Spent
+from .merges import Evaluate as Evaluate
+from .merges import Merge as Merge
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,6 +118,12 @@ def fate_trl_callbacks() -> list[Component]:
 @hookspec
 def fate_trl_budgets() -> list[Component]:
     """Components whose factories return a `Budget`."""
+    raise NotImplementedError
+
+
+@hookspec
+def fate_trl_merges() -> list[Component]:
+    """Components whose factories return a `Merge`."""
     raise NotImplementedError
 
 
@@ -457,6 +465,11 @@ class Learner(Policy, Protocol):
 
         Where the recipe has `pfpo.budget`, that holds "tried": by the key of an `Item`, [rollouts, resolved ones].
         """
+        ...
+
+    def merge(self, folders: Sequence[str], coefficients: Sequence[float], path: str) -> dict[str, Any]:
+        """Write the policies that were saved in `folders`, merged by coefficients with the sum 1, to a folder that
+        `load` takes; returns what to log."""
         ...
 
     def save(self, path: str) -> None: ...

@@ -25,7 +25,7 @@ from .writing import RunDirectory
 
 DERIVED = {"selections": "repair", "buffer": "buffer", "hindsight": "hindsight", "pairs": "pairs", "stages": ""}
 """Files of a round. A damaged line in one of DERIVED means that a stage is done again, from its records."""
-REDONE: dict[str, set[str]] = {"policy": {*TRAINING, "save"}, "base": set()}
+REDONE: dict[str, set[str]] = {"policy": {*TRAINING, "merge", "save"}, "base": set()}
 """Stages that make a folder of weights again; after-STAGE is made by that stage."""
 
 

@@ -7,6 +7,7 @@
     RUN/rounds/01/hindsight.jsonl            turns at fault, for the distillation stage
     RUN/rounds/01/pairs.jsonl                repairs beside their failures, for the preference stage
     RUN/rounds/01/stages.jsonl               finished stages, with their counts and seconds
+    RUN/rounds/01/trained/                   the policy before it was merged with earlier ones, where the recipe merges
     RUN/rounds/01/policy/                    the policy after the round
     RUN/rounds/01/{after,training}-sft/      what a training stage leaves for the next one, and its checkpoints; removed
     RUN/scores.jsonl                         what paid judges said

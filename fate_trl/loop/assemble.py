@@ -46,6 +46,7 @@ def assemble(
         budgets=Budgets.of(recipe, made.budgets),
         selector=made.chooser,
         pairing=made.pairing,
+        merge=made.merge,
         learner=make_learner(suites, made.verifiers, made.selector),
         run=run,
         objectives=objectives,

@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import interchange, metrics
 from ..errors import ErrorBudgetExceeded, FateError
-from ..hookspecs import Item, Pairing, ParetoSelector, Policy, RepairStrategy, Spent, Suite, Tried
+from ..hookspecs import Item, Merge, Pairing, ParetoSelector, Policy, RepairStrategy, Spent, Suite, Tried
 from ..ledger.layout import file_of, round_dir, seed_of
 from ..process.bounded import Limits
 from ..recipe.schema import RepairSettings
@@ -38,6 +38,7 @@ from .counts import (
     unread_calls,
 )
 from .hindsight import write_hindsight
+from .merging import TRAINED, earlier_policies, means, merge_policies
 from .pairing import write_pairs
 from .policies import load_policy, save_policy, tidy
 from .repairing import anchors, by_failure, failures_of, limited, row_of, rows_of, select, selection
@@ -54,6 +55,7 @@ class Evolution(Stages):
         repair: Words the repair prompts; None where the recipe repairs nothing.
         selector: Chooses repairs.
         pairing: Makes the pairs; None where the recipe learns from none.
+        merge: Chooses the shares of a merged policy; None where a round's policy is the trained one.
         objectives: In the order of score vectors.
         observers: Are told of each round.
     """
@@ -63,6 +65,7 @@ class Evolution(Stages):
     selector: ParetoSelector
     objectives: Sequence[str]
     pairing: Pairing | None = None
+    merge: Merge | None = None
     observers: Sequence[Callable[..., Any]] = ()
 
     def __post_init__(self) -> None:
@@ -125,6 +128,9 @@ class Evolution(Stages):
                 self._train(round, "preference", lambda seed, scratch: self.learner.preference(pairs, seed, scratch))
             if self.recipe.pfpo is not None:
                 self._pfpo(round, self._pfpo_requests(round, collected), collected)
+            if self.merge is not None:
+                merge = self.merge
+                self._train(round, "merge", lambda seed, _: self._merged(merge, round, accepted, seed))
             folder = f"{round_dir(round)}/policy"
             self._stage(round, "save", 0, lambda: save_policy(self.learner, self.run, folder, self.budgets))
             tidy(self.run, round)
@@ -385,6 +391,29 @@ class Evolution(Stages):
             return {**summary, **record}
 
         self._train(round, "pfpo", work)
+
+    def _merged(self, merge: Merge, round: int, accepted: int, seed: int) -> Mapping[str, Any]:
+        """The trained policy, merged with those of the rounds before."""
+        trained = f"{round_dir(round)}/{TRAINED}"
+        save_policy(self.learner, self.run, trained, self.budgets)
+        rounds = [r for r in range(1, accepted + 1) if self._done(r)["accept"]["accepted"]]
+        folders = [str(self.run.path / trained), *earlier_policies(self.run, rounds)]
+        _, record = merge_policies(
+            self.learner, merge, folders, lambda: self.validation_scores(seed), np.random.default_rng(seed)
+        )
+        return record
+
+    def validation_scores(self, seed: int) -> list[float]:
+        """Mean score by objective of the learner as it is, on the validation tasks of the recipe; nothing is recorded.
+
+        Raises FateError where there are no such tasks.
+        """
+        tasks = self._sample("validation", self.recipe.evaluation.validation or None)
+        requests = [RolloutRequest(task, task.messages, "eval-validation") for task in tasks]
+        size = self.recipe.rollout.chunk
+        chunks = [requests[start : start + size] for start in range(0, len(requests), size)]
+        rolled = [self.learner.rollout(chunk, seed_of(seed, n, "merge")) for n, chunk in enumerate(chunks)]
+        return means([case for chunk in rolled for case in self._score(chunk)], self.objectives)
 
     def _evaluate(self, round: int, split: str, policy: str = "") -> None:
         """Roll the learner out on held-out tasks; `policy` is a name for the learner as it is now."""

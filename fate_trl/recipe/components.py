@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import plugins
-from ..hookspecs import Budget, Pairing, PairLoss, ParetoSelector, PolicyLoss, RepairStrategy
+from ..hookspecs import Budget, Merge, Pairing, PairLoss, ParetoSelector, PolicyLoss, RepairStrategy
 from ..verify.loading import load as load_verifier
 from .schema import ComponentRef, Recipe, budgets_in
 
@@ -27,6 +27,7 @@ class Components:
         policy_loss: What PFPO minimises; None for TRL's `loss_type`.
         callbacks: What watches PFPO and steers it.
         budgets: By what they share tries out in; each an instance of its own.
+        merge: What each round's policy is merged by; None where it is the trained one.
     """
 
     verifiers: list[Any]
@@ -39,6 +40,7 @@ class Components:
     policy_loss: PolicyLoss | None = None
     callbacks: Sequence[Any] = ()
     budgets: Mapping[str, Budget] = field(default_factory=dict)
+    merge: Merge | None = None
 
 
 def components_of(recipe: Recipe) -> Components:
@@ -57,6 +59,7 @@ def components_of(recipe: Recipe) -> Components:
         policy_loss=_load("policy loss", policy_loss) if policy_loss else None,
         callbacks=[_load("callback", reference) for reference in (recipe.pfpo.callbacks if recipe.pfpo else ())],
         budgets={stage: _load("budget", reference) for stage, (reference, _) in budgets_in(recipe).items()},
+        merge=_load("merge", recipe.merge) if recipe.merge else None,
     )
 
 
@@ -69,6 +72,7 @@ def plugins_of(recipe: Recipe) -> list[str]:
         named += [recipe.preference.pairing, *([recipe.preference.loss] if recipe.preference.loss else [])]
     if recipe.pfpo is not None:
         named += [*recipe.pfpo.callbacks, *([recipe.pfpo.loss] if recipe.pfpo.loss else [])]
+    named += [recipe.merge] if recipe.merge else []
     named += [reference for reference, _ in budgets_in(recipe).values()]
     return sorted({plugins.split_name(reference.name)[0] for reference in named})
 

@@ -334,6 +334,9 @@ class Recipe(_Section):
     out."""
     pfpo: Pfpo | None = Pfpo()
     """Stage 2 of a round; null leaves it out."""
+    merge: Ref | None = None
+    """The merge by which the policy that was trained in a round and those of earlier rounds become the round's policy
+    (ours); null leaves that out."""
     share_prefixes: bool = False
     """What trajectories have in common at their beginnings is computed once, in rollouts and in training: prompts of a
     group, heads of system and tools, turns that went before. Equal to rounding; what a model cannot is done TRL's

@@ -126,6 +126,13 @@ class ScriptedLearner(ScriptedPolicy):
     def pfpo(self, requests: Sequence[RolloutRequest], seed: int, scratch: str | None = None) -> dict[str, Any]:
         return self._train("pfpo", len(requests))
 
+    def merge(self, folders: Sequence[str], coefficients: Sequence[float], path: str) -> dict[str, Any]:
+        skills = [json.loads((Path(folder) / "skill.json").read_text()) for folder in folders]
+        skill = sum(c * skill for c, skill in zip(coefficients, skills, strict=True))
+        Path(path).mkdir(parents=True, exist_ok=True)
+        (Path(path) / "skill.json").write_text(json.dumps(skill))
+        return {"skill": skill}
+
     def save(self, path: str) -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
         (Path(path) / "skill.json").write_text(json.dumps(self.skill))

@@ -42,6 +42,7 @@ from .config import PFPOConfig
 from .distillation import DistillationTrainer
 from .engine import one_engine
 from .examples import Unrenderable, renderable, tokens_of
+from .merging import merge_weights
 from .models import ADAPTER, load_model
 from .pair_facts import check_pairs
 from .prefix_sharing import share_training
@@ -443,6 +444,11 @@ class TrlLearner:
         self._load_weights(folder)
 
     # -------------------------------------------------------------------------------------------- saving
+
+    def merge(self, folders: Sequence[str], coefficients: Sequence[float], path: str) -> dict[str, Any]:
+        """Of adapters one of the recipe's rank, so that a training can go on from it."""
+        lora = self.recipe.model.lora
+        return dict(merge_weights(folders, coefficients, path, None if lora is None else lora.r))
 
     def save(self, path: str) -> None:
         """The adapter, or all weights, as safetensors, the tokenizer, and the state of components that learn."""
