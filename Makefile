@@ -44,7 +44,7 @@ contract: plugins
 		--fate-args "$$($(BIN)/python plugins/fate-trl-guard/tests/tiny_guards.py $(VENV)/tiny-guards)"
 	$(BIN)/python plugins/fate-trl-judge/tests/scripted_judge.py $(BIN)/python $(CONTRACT) judge
 	$(BIN)/python plugins/fate-trl-methods/tests/arguments.py $(VENV)/tiny-methods > $(VENV)/arguments-methods.json
-	for plugin in advantages preferences methods losses control; do \
+	for plugin in advantages methods preferences losses control rollouts merging; do \
 		OMP_NUM_THREADS=1 $(BIN)/python $(CONTRACT) $$plugin --fate-args "$$(cat $(VENV)/arguments-methods.json)" || exit 1; done
 
 slow: plugins

@@ -28,6 +28,12 @@ CORE = (
     ),
     ("`ensemble`", "Reward Model Ensembles Help Mitigate Overoptimization", "test_ensembles.py"),
     ("logged metrics", "Secrets of RLHF in Large Language Models Part I: PPO", "test_trainer.py"),
+    ("merge `soup`", "SALSA: Soup-based Alignment Learning for Stronger Adaptation in RLHF", "test_merging.py"),
+    (
+        "stage `distillation`",
+        "ours, after SDFT (2601.19897), HinT-SD (2605.17873)",
+        "test_distillation.py",
+    ),
     (
         "`security`, `utility` by the executed state",
         "RLHS: Mitigating Misalignment in RLHF with Hindsight Simulation",

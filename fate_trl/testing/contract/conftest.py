@@ -91,3 +91,8 @@ def own_suites(request: pytest.FixtureRequest) -> list[Suite]:
 @pytest.fixture(scope="module")
 def budget(request: pytest.FixtureRequest) -> Any:
     return make(request.config, "budget", request.param)
+
+
+@pytest.fixture(scope="module")
+def merge(request: pytest.FixtureRequest) -> Any:
+    return make(request.config, "merge", request.param)

@@ -111,6 +111,8 @@ class RankSearch:
 
     Rank is the Pareto front of the objectives' means, ties by the lowest mean.
 
+    Source: derived; all of it is ours.
+
     Args:
         steps: Parts that the shares are cut into.
         finer: How often the search goes on around the best, each time with steps half as long.

@@ -27,5 +27,6 @@ if __name__ == "__main__":
         "implicit-reward": models,
         "program": {"everywhere": True},
         "kl-by-kind": {"factors": {"attacked": 2.0}},
+        "preference-vectors": {"eta": [0.1]},
     }
     sys.stdout.write(json.dumps(given))
