@@ -4,7 +4,8 @@ Groups: `headline` (the first five baselines), `baselines`, `ablations`, `collap
 collapsing, switched off), `rewards` (definitions of the Pareto reward and of the choice), `rounds` (of another size),
 `preference` (DPO on repairs and their failures, in the place of a stage or beside both), `rivals` (later ways to make
 one advantage of several objectives, in GRPO's place; they need `fate-trl-methods`), `losses` (of it as well, in the
-place of PFPO's loss), `steps` (hints step by step, and tries that go where they teach most; of it too).
+place of PFPO's loss), `steps` (hints step by step, and tries that go where they teach most; of it too), `stages`
+(distillation in hindsight, and merging).
 A method that a recipe has already, such as K = 4, is full FATE itself, and is not run again.
 """
 
@@ -205,6 +206,15 @@ STEPS = {
 }
 """How failures are asked for repairs, and who gets how many tries."""
 
+HINDSIGHT = {"divergence": "reverse", "learning_rate": 3e-4, "per_device_train_batch_size": 16, "num_train_epochs": 1}
+STAGES = {
+    "distillation-beside": Method("distillation in hindsight between SFT and PFPO", {"distillation": HINDSIGHT}),
+    "merged": Method(
+        "each round's policy averaged with those before", {"merge": {"name": "soup", "args": {"weights": [2, 1]}}}
+    ),
+}
+"""Stages that the recipe has not."""
+
 GROUPS: dict[str, dict[str, Method]] = {
     "headline": {name: BASELINES[name] for name in list(BASELINES)[:5]},
     "baselines": BASELINES,
@@ -216,6 +226,7 @@ GROUPS: dict[str, dict[str, Method]] = {
     "rivals": RIVALS,
     "losses": LOSSES,
     "steps": STEPS,
+    "stages": STAGES,
 }
 METHODS = {name: method for group in GROUPS.values() for name, method in group.items()}
 
