@@ -116,6 +116,25 @@ class Resample:
         ]
 
 
+def restarted(failure: Failure, cut: int, k: int) -> list[RolloutRequest]:
+    """k requests that go on from the first `cut` messages of a failure, with the calls in them replayed."""
+    trajectory = failure.trajectory
+    prefix = trajectory.messages[:cut]
+    replay = trajectory.calls[: trajectory.replayed + executed(trajectory, len(prefix))]
+    return [
+        RolloutRequest(
+            trajectory.task,
+            trajectory.prompt + prefix,
+            "repair",
+            attempt,
+            replay,
+            of=trajectory.attempt,
+            observed=True,
+        )
+        for attempt in attempts(failure, k)
+    ]
+
+
 class Resume:
     """Restart just before the first step that a verifier faults; the executed calls before it are replayed.
 
@@ -126,24 +145,7 @@ class Resume:
     shows_failure = False
 
     def requests(self, failures: Sequence[Failure], k: int, rng: np.random.Generator) -> list[RolloutRequest]:
-        return [request for failure in failures for request in self._requests(failure, k)]
-
-    def _requests(self, failure: Failure, k: int) -> list[RolloutRequest]:
-        trajectory = failure.trajectory
-        prefix = trajectory.messages[: self.cut(failure)]
-        replay = trajectory.calls[: trajectory.replayed + executed(trajectory, len(prefix))]
-        return [
-            RolloutRequest(
-                trajectory.task,
-                trajectory.prompt + prefix,
-                "repair",
-                attempt,
-                replay,
-                of=trajectory.attempt,
-                observed=True,
-            )
-            for attempt in attempts(failure, k)
-        ]
+        return [request for failure in failures for request in restarted(failure, self.cut(failure), k)]
 
     def cut(self, failure: Failure) -> int:
         """Index of the assistant message to sample anew: the first one at fault."""

@@ -32,4 +32,11 @@ ROWS = (
         "only failures without a repair get the next hint, and each stops at the smallest that succeeds; each step is "
         "committed by itself, so a run that is killed goes on with it",
     ),
+    Row(
+        "rollouts/reset",
+        "repair strategy",
+        "Dataset Reset Policy Optimization for RLHF",
+        "prompts end at the prefix, on which there is no loss, and the state is replayed; the share that is cut is the "
+        "one asked for; a group starts from one cut",
+    ),
 )

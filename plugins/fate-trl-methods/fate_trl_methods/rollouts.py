@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from fate_trl import Component, Failure, Message, Repair, RolloutRequest, attempts, hookimpl, repairs, text_of
 
@@ -80,6 +81,47 @@ class Scaffold:
         return (*before, {**last, "content": "\n".join(parts)})
 
 
+class Reset:
+    """Dataset reset: a share of the failures goes on from a state on their own way, the others from the start.
+
+    A failure is drawn with probability `share`; it is then cut before one of the policy's messages, drawn alike or the
+    first one at fault, and its k candidates all go on from there: the executed calls are replayed, and what stands
+    before the cut is prompt and gets no loss. So it is with `pfpo.prompts` too, where a group goes on from one cut and
+    its baseline is that of the state.
+
+    Source: DR-PO (dataset reset), [recall] and a skeleton of the authors' code. Ours: the states are the policy's own
+    failures' in the place of a labelled data set's, and cuts are between messages.
+
+    Args:
+        share: Of the failures that are cut, in [0, 1]; the others are the plain task again.
+        cut: Where: before any message of the policy alike, or before the first one at fault.
+    """
+
+    shows_failure = False
+
+    def __init__(self, share: Annotated[float, Field(ge=0, le=1)] = 0.5, cut: Literal["random", "fault"] = "random"):
+        self.share = share
+        self._cut = cut
+        self._resume = repairs.Resume()
+
+    def requests(self, failures: Sequence[Failure], k: int, rng: np.random.Generator) -> list[RolloutRequest]:
+        """k requests per failure, all from one place."""
+        return [r for failure in failures for r in repairs.restarted(failure, self._place(failure, rng), k)]
+
+    def _place(self, failure: Failure, rng: np.random.Generator) -> int:
+        """How many messages of the failure stand."""
+        drawn, number = rng.random() < self.share, rng.random()
+        if not drawn:
+            return 0
+        if self._cut == "fault":
+            return self._resume.cut(failure)
+        own = [i for i, message in enumerate(failure.trajectory.messages) if message.get("role") == "assistant"]
+        return own[int(number * len(own))] if own else 0
+
+
 @hookimpl
 def fate_trl_repairs() -> list[Component]:
-    return [Component("scaffold", Scaffold, "hints tier by tier: the smallest that repairs a failure is learned from")]
+    return [
+        Component("scaffold", Scaffold, "hints tier by tier: the smallest that repairs a failure is learned from"),
+        Component("reset", Reset, "a share of the failures goes on from a state on their own way"),
+    ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 pytest.importorskip("fate_trl_methods", reason="not installed: pip install plugins/fate-trl-methods")
 pytest.importorskip("test_evolution")
 
-from fate_trl_methods.rollouts import ACTIONS, Scaffold
+from fate_trl_methods.rollouts import ACTIONS, Reset, Scaffold
 from test_evolution import TINY, Killed, files, make, merged
 
 from fate_trl import RecipeError, Repair, metrics, plugins, repairs
@@ -123,3 +124,70 @@ def test_scaffold_takes_tiers_that_there_are():
     assert plugins.load("repair", "rollouts/scaffold", {"tiers": ["cause", "action"]}).tiers == ("cause", "action")
     with pytest.raises(RecipeError, match="tiers"):
         plugins.load("repair", "rollouts/scaffold", {"tiers": ["answer"]})
+
+
+def long_failures():
+    """Failures of several messages of the policy's own."""
+    found = [f for f in samples.failures() if sum(m["role"] == "assistant" for m in f.trajectory.messages) > 2]
+    assert len(found) > 3
+    return found
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_reset_cuts_its_share_and_all_of_a_group_at_one_place(share):
+    failures, rng = long_failures() * 200, np.random.default_rng(0)
+    asked = Reset(share=share).requests(failures, 3, rng)
+    groups = [asked[3 * n : 3 * n + 3] for n in range(len(failures))]
+    assert all(len({len(request.messages) for request in group}) == 1 for group in groups)
+    places = [len(g[0].messages) - len(f.trajectory.prompt) for g, f in zip(groups, failures, strict=True)]
+    own = [[i for i, m in enumerate(f.trajectory.messages) if m["role"] == "assistant"] for f in failures]
+    cut = [place > 0 for place in places]
+    expected = share * np.mean([1 - 1 / len(each) for each in own])  # the first message's cut is the start itself
+    assert np.mean(cut) == pytest.approx(expected, abs=0.05)
+    assert all(place in (0, *each) for place, each in zip(places, own, strict=True))
+    assert share < 1 or {places[n] for n in range(0, len(places), len(long_failures()))} == set(own[0])
+
+
+def test_reset_starts_with_the_prefix_as_prompt_and_its_calls_replayed():
+    """No loss can fall on what is prompt; an episode that replays the calls is where the failure was."""
+    failures = long_failures()
+    for failure, request in zip(
+        failures, Reset(share=1.0).requests(failures, 1, np.random.default_rng(1)), strict=True
+    ):
+        own = failure.trajectory
+        cut = len(request.messages) - len(own.prompt)
+        assert request.messages == own.prompt + own.messages[:cut]
+        assert request.replay == own.calls[: len(request.replay)]
+        assert len(request.replay) == own.replayed + repairs.executed(own, cut)
+        assert request.observed
+
+
+def test_reset_at_the_fault_is_resume():
+    failures = long_failures()
+    asked = Reset(share=1.0, cut="fault").requests(failures, 2, np.random.default_rng(0))
+    assert asked == repairs.Resume().requests(failures, 2, np.random.default_rng(0))
+
+
+def test_reset_repairs_and_trains_in_real_episodes(tmp_path):
+    """In a run: candidates replay what the failure did, none diverges, and PFPO's prompts go on from cuts too."""
+    changes = {
+        "repair": {"strategy": {"name": "rollouts/reset", "args": {"share": 1.0}}},
+        "pfpo": {"prompts": "repair"},
+    }
+    prompts = []
+
+    class Seen(ScriptedLearner):
+        def _role(self, request, seed):
+            return "oracle" if request.stage != "collect" else "obey"
+
+        def pfpo(self, requests, seed, scratch=None):
+            prompts.extend(requests)
+            return super().pfpo(requests, seed)
+
+    evolution = make(tmp_path, TINY, changes, learner=Seen)
+    evolution()
+    cases = evolution.run.cases("rounds/01/repairs.jsonl", "repair")
+    assert any(trajectory.replayed for trajectory, _ in cases)
+    assert not any(trajectory.error for trajectory, _ in cases)
+    assert any(request.replay for request in prompts)
+    assert all(request.observed for request in prompts)
