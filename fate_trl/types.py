@@ -266,6 +266,7 @@ class RolloutRequest(Record):
             The episode is refused (an error on the record) if a replayed result differs.
         of: On a repair, the `attempt` of the failed try of this task that it repairs; None on other requests.
         observed: `messages` hold already what the environment says at first; it is appended to them where they do not.
+        weights: By objective, what the prompt says that they count; {} where it says nothing.
     """
 
     task: Task
@@ -275,6 +276,7 @@ class RolloutRequest(Record):
     replay: tuple[ToolCall, ...] = ()
     of: int | None = None
     observed: bool = False
+    weights: dict[str, float] = field(default_factory=dict)
 
 
 # ------------------------------------------------------------------------------------------------ scores

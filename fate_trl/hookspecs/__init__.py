@@ -216,6 +216,7 @@ class ParetoSelector(Protocol):
       `advantages` or `reward` of it; not for groups that a re-draw brings, nor in evaluation. What it changes belongs
       into `state_dict()`; see `Stateful`. All processes learn from the same matrix, so they stay alike.
     - `needs`: names of objectives without which it cannot work; checked before a model loads.
+    - `reads_weights = True`: it works on prompts that carry weights, so the recipe has `prompt_weights`.
     - `whole_batch = True`: what a group gets depends on the others of its batch. `redraw_rounds` is then refused.
     - `orders = False`: within a group, a row that dominates another may get less, as where calls or tokens count too.
     - `reads_tokens = True`: `rows` has the tokens, for a component with a model of its own.
@@ -247,6 +248,7 @@ class Rows:
         prefix_G_N: How many calls were replayed before the policy went on; integers.
         spread_G_N_M: `Score.spread`; NaN where there is none.
         turn_G_N_T: The turn of each token of the completion, -1 where the policy wrote nothing; integers.
+        weights_G_N_M: What the prompt says that each objective counts; NaN where it says nothing; None if not told.
         prompt_ids_G_N, completion_ids_G_N: Tokens, as tuples of integers; None unless it `reads_tokens`.
     """
 
@@ -261,6 +263,7 @@ class Rows:
     prefix_G_N: np.ndarray
     spread_G_N_M: np.ndarray
     turn_G_N_T: np.ndarray
+    weights_G_N_M: np.ndarray | None = None
     prompt_ids_G_N: np.ndarray | None = None
     completion_ids_G_N: np.ndarray | None = None
 

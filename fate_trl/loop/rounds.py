@@ -44,6 +44,7 @@ from .policies import load_policy, save_policy, tidy
 from .repairing import anchors, by_failure, failures_of, limited, row_of, rows_of, select, selection
 from .stages import Stages
 from .tasks import longest_first, sample_tasks
+from .weighing import drawn, equal, weighed
 
 
 @dataclass(kw_only=True)
@@ -383,6 +384,9 @@ class Evolution(Stages):
         shares = self._shares("pfpo", round, items)
         if shares is not None:
             requests = [request for request, count in zip(requests, shares, strict=True) for _ in range(count)]
+        if (said := self.recipe.prompt_weights) is not None:
+            rng = np.random.default_rng(seed_of(self.recipe.seed, round, "prompt-weights"))
+            requests = drawn(requests, self.objectives, said.alpha, rng)
 
         def work(seed: int, scratch: str) -> Mapping[str, Any]:
             summary = dict(self.learner.pfpo(requests, seed, scratch))
@@ -422,7 +426,11 @@ class Evolution(Stages):
         if count == 0 or (split == "validation" and not self.tasks(split)):
             return
         stage = evaluation(split, policy)
-        self._measure(round, stage, [RolloutRequest(task, task.messages, stage) for task in self._sample(split, count)])
+        requests = [RolloutRequest(task, task.messages, stage) for task in self._sample(split, count)]
+        if (said := self.recipe.prompt_weights) is not None:
+            weights = said.evaluate or equal(self.objectives)
+            requests = [weighed(request, weights) for request in requests]
+        self._measure(round, stage, requests)
 
     def _baselines(self) -> None:
         """Roll the scripted policies out on the test tasks: the numbers of a run are read beside theirs."""

@@ -90,8 +90,25 @@ def _check_components(recipe: Recipe, made: Components) -> None:
     else:
         _check_repair(recipe.repair, objectives)
     _check_budgets(recipe)
+    _check_weights(recipe, made, objectives)
     if recipe.evaluation.margin is not None and recipe.evaluation.validation == 0:
         raise RecipeError("evaluation.margin has nothing to be measured on: evaluation.validation is 0.")
+
+
+def _check_weights(recipe: Recipe, made: Components, objectives: Sequence[str]) -> None:
+    """What prompts say of objectives, and a selector that needs it."""
+    if recipe.prompt_weights is None:
+        if getattr(made.selector, "reads_weights", False):
+            raise RecipeError(
+                f"the selector {recipe.selector.name} reads weights in prompts: set prompt_weights: {{}}."
+            )
+        return
+    for name in recipe.prompt_weights.evaluate or ():
+        if name not in objectives:
+            raise RecipeError(
+                f"prompt_weights.evaluate names the objective {name!r}, which nothing scores"
+                f"{plugins.nearest(name, objectives)} The objectives are {', '.join(objectives)}."
+            )
 
 
 _BUDGETS = {"collect": "rollout.budget", "repair": "repair.budget", "buffer": "repair.keep", "pfpo": "pfpo.budget"}

@@ -283,6 +283,17 @@ class Pfpo(Training):
     takes each once."""
 
 
+class PromptWeights(_Section):
+    """Prompts that say in their system message what each objective counts, for a policy that can be asked for any of
+    them. PFPO's get weights drawn anew for each prompt, evaluation's get the same; what is collected gets none."""
+
+    alpha: float = Field(1.0, gt=0)
+    """Of the symmetric Dirichlet distribution that weights are drawn from: below 1 near the corners, above 1 near the
+    middle."""
+    evaluate: dict[str, Annotated[float, Field(ge=0, le=1)]] | None = None
+    """Weights in evaluation's prompts, by objective; null for equal ones. Sweep them with `fate-trl eval`."""
+
+
 class Evaluation(_Section):
     """What is measured after each round."""
 
@@ -337,6 +348,8 @@ class Recipe(_Section):
     merge: Ref | None = None
     """The merge by which the policy that was trained in a round and those of earlier rounds become the round's policy
     (ours); null leaves that out."""
+    prompt_weights: PromptWeights | None = None
+    """Whether prompts say what each objective counts; null says nothing."""
     share_prefixes: bool = False
     """What trajectories have in common at their beginnings is computed once, in rollouts and in training: prompts of a
     group, heads of system and tools, turns that went before. Equal to rounding; what a model cannot is done TRL's

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ class Fact:
     spreads: tuple[float, ...]
     mask: tuple[int, ...]
     ids: tuple[tuple[int, ...], tuple[int, ...]] | None
+    weights: Mapping[str, float] = field(default_factory=dict)
 
 
 def facts_of(trajectories: Sequence[Trajectory], reward_funcs: Sequence[Any], selector: Any) -> list[Fact]:
@@ -54,6 +55,7 @@ def fact_of(trajectory: Trajectory, spreads: Sequence[float | None], with_ids: b
         spreads=tuple(np.nan if spread is None else spread for spread in spreads),
         mask=trajectory.policy_mask,
         ids=(trajectory.prompt_ids, trajectory.completion_ids) if with_ids else None,
+        weights=trajectory.data.get("weights", {}),
     )
 
 
@@ -79,6 +81,9 @@ def rows_of(facts: Sequence[Fact], scores_G_N_M: np.ndarray, valid_G_N: np.ndarr
         prefix_G_N=np.array([fact.prefix for fact in facts]).reshape(shape),
         spread_G_N_M=np.array([fact.spreads for fact in facts], float).reshape(scores_G_N_M.shape),
         turn_G_N_T=turn_B_T.reshape(*shape, width),
+        weights_G_N_M=np.array([[fact.weights.get(name, np.nan) for name in names] for fact in facts], float).reshape(
+            scores_G_N_M.shape
+        ),
         prompt_ids_G_N=_objects([fact.ids and fact.ids[0] for fact in facts], shape) if with_ids else None,
         completion_ids_G_N=_objects([fact.ids and fact.ids[1] for fact in facts], shape) if with_ids else None,
     )

@@ -57,6 +57,7 @@ def trajectories_of(
                 stage=request.stage,
                 attempt=request.attempt,
                 replayed=len(request.replay),
+                data={"weights": request.weights} if request.weights else {},
                 prompt_ids=tuple(prompt_ids[i]),
                 completion_ids=tuple(completion_ids[i]),
                 policy_mask=tuple([1] * len(completion_ids[i]) if masks is None else masks[i]),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from fate_trl import Component, hookimpl
 
+from .conditioning import PreferenceConditioned
 from .constraints import CostGate, IPOBarrier, Lagrangian, MaxMin
 from .groups import Adora, Aspo, Otc, Polychromic, Truncated
 from .ranks import COPO, FilteredRanks, LogMap
@@ -30,6 +31,7 @@ def fate_trl_selectors() -> list[Component]:
         Component("filtered-ranks", FilteredRanks, "PF-PPO: only the ranks whose reward can be trusted"),
         Component("copo", COPO, "COPO: groups that agree are compared with other prompts"),
         Component("log-map", LogMap, "scores mapped by a logarithm before they are averaged"),
+        Component("preference-conditioned", PreferenceConditioned, "by the weights that each prompt carries"),
         Component("conditioned", Conditioned, "GDPO, an easy objective counting only where the hard one is passed"),
         Component("gd2po", GD2PO, "GDPO without rows whose objectives disagree"),
         Component("corr-grpo", CorrGRPO, "objectives summed by their correlations"),

@@ -39,4 +39,11 @@ ROWS = (
         "prompts end at the prefix, on which there is no loss, and the state is replayed; the share that is cut is the "
         "one asked for; a group starts from one cut",
     ),
+    Row(
+        "advantages/preference-conditioned",
+        "selector that reads rows, and prompts with weights",
+        "PD-MORL: Preference-Driven Multi-Objective Reinforcement Learning Algorithm; Multi-Objective GFlowNets",
+        "one policy traces a front when the weights in its prompt are swept: scores move with them, and its "
+        "hypervolume is above that of a policy with fixed weights",
+    ),
 )
