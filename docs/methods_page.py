@@ -34,6 +34,7 @@ CORE = (
         "ours, after SDFT (2601.19897), HinT-SD (2605.17873)",
         "test_distillation.py",
     ),
+    ("`evaluation.margin`", "Utility-Learning Tension in Self-Modifying Agents", "test_evolution.py"),
     (
         "`security`, `utility` by the executed state",
         "RLHS: Mitigating Misalignment in RLHF with Hindsight Simulation",

@@ -24,7 +24,7 @@ import fate_trl
 from fate_trl import errors, hookspecs, plugins, types
 from fate_trl.cli import COMMANDS, load
 from fate_trl.metrics import comparing, definitions, intervals
-from fate_trl.recipe.schema import ComponentRef, Recipe
+from fate_trl.recipe.schema import BudgetRef, ComponentRef, Recipe
 
 ROOT = Path(__file__).parent.parent
 
@@ -72,7 +72,7 @@ def type_of(schema: Mapping[str, Any]) -> str:
     """A JSON schema in words."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
-        return "component" if name == "ComponentRef" else "section"
+        return {"ComponentRef": "component", "BudgetRef": "budget"}.get(name, "section")
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(map(type_of, schema["anyOf"])))
     if "enum" in schema:
@@ -101,7 +101,7 @@ def sections(model: type[pydantic.BaseModel] = Recipe, place: str = "") -> Itera
     yield place, model
     for key, field in model.model_fields.items():
         for kind in (field.annotation, *typing.get_args(field.annotation)):
-            if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel) and kind is not ComponentRef:
+            if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel) and not issubclass(kind, ComponentRef):
                 yield from sections(kind, f"{place}.{key}".lstrip("."))
 
 
@@ -112,7 +112,7 @@ def recipe_page() -> str:
         "changes one key for one run. Unknown keys and values that cannot work are errors before a model is loaded. "
         "Every default number is ours.",
     ]
-    for place, model in (*sections(), ("a component", ComponentRef)):
+    for place, model in (*sections(), ("a component", ComponentRef), ("a budget", BudgetRef)):
         schema = model.model_json_schema()
         rows = [
             (f"`{key}`", model.model_fields[key].description or "", type_of(field), _default(key, field, schema))
