@@ -17,6 +17,7 @@ from fate_trl.loop.policies import load_policy
 from fate_trl.loop.reporter import Silent
 from fate_trl.recipe.loading import make_recipe
 from fate_trl.recipe.schema import budgets_in
+from fate_trl.report.summary import _items
 from fate_trl.suites.scripted import ScriptedLearner
 
 FILE = str(Path(__file__).parent / "budget_plugins.py")
@@ -182,3 +183,15 @@ def test_a_budget_that_does_not_add_up_is_stopped_before_anything_is_rolled_out(
 def test_bounds_that_cannot_be_kept_are_said_before_a_model_loads(changes, said):
     with pytest.raises((RecipeError, PluginError), match=said):
         make_recipe(merged({"suites": ["workbench"]}, changes))
+
+
+def test_the_report_says_how_tries_were_shared_out(tmp_path):
+    run = make(tmp_path, everywhere(HARDEST), {"rounds": 2})
+    run()
+    done = stages(run.run, 2)
+    said = _items(done["repair"])
+    budget = done["repair"]["budget"]
+    assert f"budget: {budget['tries']} tries over {budget['items']} items" in said
+    assert f"known {budget['known']:.3g}" in said
+    steps = {"candidates": 6, "asked": [{"failures": 3, "candidates": 6, "repaired": 1}]}
+    assert _items(steps) == "6 candidates, repaired step by step: 1 of 3"

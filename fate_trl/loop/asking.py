@@ -104,7 +104,7 @@ class Asking:
 
     def summary(self) -> dict[str, Any]:
         """What the stage's record says of the steps, where the strategy may take several."""
-        return {"steps": self.steps} if hasattr(self._strategy, "again") else {}
+        return {"asked": self.steps} if hasattr(self._strategy, "again") else {}
 
 
 def _try(failure: Failure) -> Try:

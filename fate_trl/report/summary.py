@@ -406,6 +406,17 @@ def _cost(run: Run) -> list[Json]:
     return out
 
 
+def _shared_out(budget: Mapping[str, Any]) -> str:
+    """What a stage's budget did, in words, with its own numbers."""
+    own = [
+        f"{key} {value:.3g}" for key, value in budget.items() if key not in ("items", "tries", "none", "least", "most")
+    ]
+    spread = (
+        f"{budget['tries']} tries over {budget['items']} items, {budget.get('least', 0)} to {budget.get('most', 0)}"
+    )
+    return f"budget: {spread} each, {budget['none']} with none" + (f" ({', '.join(own)})" if own else "")
+
+
 def _items(record: Mapping[str, Any]) -> str:
     """What a stage worked on, in words."""
     things = ("trajectories", "candidates", "traces", "rows", "prompts", "steps")
@@ -418,6 +429,11 @@ def _items(record: Mapping[str, Any]) -> str:
         found.append(f"tokens {record['chosen_tokens_mean']:.3g} chosen, {record['rejected_tokens_mean']:.3g} rejected")
     if "repair_rows" in record:
         found.append(f"{record['repair_rows']} repair rows, {record['anchor_rows']} anchors")
+    if "asked" in record:
+        steps = ", ".join(f"{step['repaired']} of {step['failures']}" for step in record["asked"])
+        found.append(f"repaired step by step: {steps}")
+    if "budget" in record:
+        found.append(_shared_out(record["budget"]))
     if "accepted" in record:
         found.append("accepted" if record["accepted"] else "rolled back")
     return ", ".join(found)

@@ -77,10 +77,10 @@ def test_scaffold_gives_the_next_hint_only_to_failures_without_a_repair_and_stop
         assert not any(resolved for tier, resolved in tries if tier < wanted)
     assert {needed(f.trajectory.task) for f in failures.values()} >= {0, 2, 3}, "there is something to tell apart"
     record = stage(run, "repair")
-    assert record["steps"][0]["failures"] == len(failures)
-    left = [step["failures"] - step["repaired"] for step in record["steps"]]
-    assert [step["failures"] for step in record["steps"][1:]] == left[:-1]
-    assert sum(step["candidates"] for step in record["steps"]) == record["candidates"] == len(cases)
+    assert record["asked"][0]["failures"] == len(failures)
+    left = [step["failures"] - step["repaired"] for step in record["asked"]]
+    assert [step["failures"] for step in record["asked"][1:]] == left[:-1]
+    assert sum(step["candidates"] for step in record["asked"]) == record["candidates"] == len(cases)
 
 
 def test_scaffold_killed_at_every_chunk_and_resumed_equals_a_run_that_was_not(tmp_path):
