@@ -87,7 +87,8 @@ class Knapsack:
         fails = (1 - rate) ** rollouts
         if self.value == "success":
             return np.asarray(1 - fails)
-        return np.asarray((1 - rate**rollouts - fails) * rate * (1 - rate) ** 2)
+        mixed = np.maximum(1 - rate**rollouts - fails, 0.0)  # without any rollouts the formula would say -1
+        return np.asarray(mixed * rate * (1 - rate) ** 2)
 
     def tries(self, items: Sequence[Item], *, total: int, low: int, high: int, rng: np.random.Generator) -> list[int]:
         """The best shares; see `spent_best`."""

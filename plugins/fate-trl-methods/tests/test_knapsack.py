@@ -92,6 +92,15 @@ def test_knapsack_of_prompts_counts_the_rollouts_of_a_group():
     assert tries(budget, given, 3, high=4) == [2, 1, 0]
 
 
+def test_knapsack_takes_no_rollouts_for_worth_nothing_and_leaves_out_what_is_hopeless():
+    assert Knapsack().worth(0.4, np.array([0, 1, 2])) == pytest.approx([0, 0, 2 * 0.4 * 0.6 * 0.4 * 0.36])
+    budget = Knapsack()
+    rates = {**{f"never {n}": 0.0 for n in range(3)}, "rare": 0.1, "third": 0.3, "half": 0.5}
+    shares = dict(zip(rates, tries(budget, told(budget, rates, stage="pfpo", size=8), 6, high=4), strict=True))
+    assert [shares[f"never {n}"] for n in range(3)] == [0, 0, 0]
+    assert min(shares[name] for name in ("rare", "third", "half")) >= 1
+
+
 def test_knapsack_is_changed_by_what_it_was_told_and_goes_on_from_its_state():
     budget, given = Knapsack(), items("a", "b", "c")
     before = tries(budget, given, 9)
