@@ -91,3 +91,8 @@ class Checkpoints(TrainerCallback):
         self.saving = False
         self._step, self._saved = state.global_step, time.monotonic()
         self._pause = max(CHECKPOINT_SECONDS, 50 * (self._saved - self._asked))
+
+
+def output_of(scratch: str | None) -> dict[str, Any]:
+    """Where a trainer writes its checkpoints, as a setting."""
+    return {} if scratch is None else {"output_dir": scratch}

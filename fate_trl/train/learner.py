@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
-import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -37,11 +36,12 @@ from ..suites.episodes import environment_factories
 from ..suites.opening import tools_of
 from ..types import BufferRow, Hindsight, Pair, RolloutRequest, Task, Trajectory
 from . import preference
-from .checkpoints import Checkpoints, last_checkpoint
+from .checkpoints import Checkpoints, last_checkpoint, output_of
 from .config import PFPOConfig
 from .distillation import DistillationTrainer
 from .engine import one_engine
 from .examples import Unrenderable, renderable, tokens_of
+from .logs import number
 from .merging import merge_weights
 from .models import ADAPTER, load_model
 from .pair_facts import check_pairs
@@ -312,7 +312,7 @@ class TrlLearner:
         examples = self._examples(rows, template)
         trainer = SFTTrainer(
             model=self.model,
-            args=SFTConfig(**{**self.settings(seed), "max_length": None, **settings.trl, **_output(scratch)}),
+            args=SFTConfig(**{**self.settings(seed), "max_length": None, **settings.trl, **output_of(scratch)}),
             train_dataset=Dataset.from_list(examples),
             processing_class=self.tokenizer,
             callbacks=[_Steps(self.reporter)],
@@ -346,7 +346,7 @@ class TrlLearner:
         self.fresh()
         asked = self.recipe.distillation
         assert asked is not None
-        settings = {**self.settings(seed), "remove_unused_columns": False, **asked.trl, **_output(scratch)}
+        settings = {**self.settings(seed), "remove_unused_columns": False, **asked.trl, **output_of(scratch)}
         rows = [self._in_hindsight(turn) for turn in turns]
         told_to, reverse = [_Steps(self.reporter)], asked.divergence == "reverse"
         args = TrainingArguments(**settings)
@@ -371,7 +371,7 @@ class TrlLearner:
         self.fresh()
         assert self.recipe.preference is not None
         settings = self.recipe.preference.trl
-        args = DPOConfig(**{**self.settings(seed), **preference.SETTINGS, **settings, **_output(scratch)})
+        args = DPOConfig(**{**self.settings(seed), **preference.SETTINGS, **settings, **output_of(scratch)})
         check_pairs(pairs, self.pair_loss, self.tokenizer)
         rows = preference.rows_of(pairs, args.max_length, self.pair_loss, self.tokenizer)
         if not rows:
@@ -396,7 +396,7 @@ class TrlLearner:
         assert self.recipe.pfpo is not None
         settings = self.recipe.pfpo.trl
         readable = [self._readable(request) for request in requests]
-        trainer = self._pfpo_trainer(readable, seed, trains=True, **settings, **_output(scratch))
+        trainer = self._pfpo_trainer(readable, seed, trains=True, **settings, **output_of(scratch))
         trainer.tally = Tally() if self.recipe.pfpo.budget is not None else None
         if trainer.ref_model is not None:  # TRL loads the model as it was given; the KL term is to the stage's start
             trainer.accelerator.unwrap_model(trainer.ref_model).load_state_dict(self.model.state_dict())
@@ -430,7 +430,7 @@ class TrlLearner:
         self._take_back(trainer, scratch)
         self.fresh()
         self.model.zero_grad(set_to_none=True)
-        history = [{key: _number(value) for key, value in entry.items()} for entry in trainer.state.log_history]
+        history = [{key: number(value) for key, value in entry.items()} for entry in trainer.state.log_history]
         return {"steps": trainer.state.global_step, "log": history}
 
     def _take_back(self, trainer: Any, scratch: str | None) -> None:
@@ -494,13 +494,3 @@ class TrlLearner:
                 f"the policy in {path} cannot be loaded: {error}. `fate-trl fsck RUN --repair` puts it aside, and a "
                 "resumed run trains it again."
             ) from error
-
-
-def _output(scratch: str | None) -> dict[str, Any]:
-    """Where a trainer writes its checkpoints, as a setting."""
-    return {} if scratch is None else {"output_dir": scratch}
-
-
-def _number(value: Any) -> Any:
-    """A logged value as JSON can hold it."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

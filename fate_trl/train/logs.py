@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -98,3 +99,8 @@ def put_back(logged: Mapping[str, Any], kept: Table) -> None:
     for path, rows in _columns(logged):
         rows.clear()
         rows.extend(kept.get(path, ()))
+
+
+def number(value: Any) -> Any:
+    """A logged value as JSON can hold it."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
