@@ -1,6 +1,7 @@
 """Trackers get one run and one axis over all rounds and stages; each is read back from what it really wrote."""
 
 import contextlib
+import importlib.util
 import json
 from dataclasses import replace
 
@@ -245,7 +246,10 @@ def test_a_tracker_says_nothing_on_stdout(tmp_path, capsys):
 
 
 def test_a_tracker_that_is_missing_is_an_error_before_a_model_loads(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *package: None if name == "wandb" else found(name, *package)
+    )
     with pytest.raises(RecipeError, match=r"pip install 'fate-trl\[wandb\]'"):
         make_recipe({"suites": ["workbench"], "report_to": ["wandb"], "sft": None, "pfpo": None})
 
