@@ -161,8 +161,86 @@ def main() -> None:
     asked.output.with_suffix(".md").write_text(page(about, tables))
 
 
+def span(found: dict[str, Any], key: str = "value", unit: float = 100, form: str = ".0f") -> str:
+    if found[key] is None:
+        return "–"
+    low, high = (format(found[end] * unit, form) for end in ("low", "high"))
+    return f"{format(found[key] * unit, form)} [{low}, {high}]"
+
+
 def page(about: dict[str, Any], tables: dict[str, list[dict[str, Any]]]) -> str:
-    return json.dumps(about)
+    rates, lengths = tables["rates"], [words(length) for length in LENGTHS]
+    attacks = [name for name in ("none", *ATTACKS) if any(rate["attack"] == name for rate in rates)]
+    detection = [f"| results | n | {' | '.join(lengths)} |", f"|---|---:|{'---:|' * len(LENGTHS)}"]
+    for attack in attacks:
+        mine = [rate for rate in rates if rate["attack"] == attack and rate["threshold"] == 0.5]
+        head = "clean: false alarms" if attack == "none" else f"`{attack}`"
+        detection.append(f"| {head} | {mine[0]['n']} | {' | '.join(map(span, mine))} |")
+    chosen = ["| window | threshold | detection | false alarms | difference |", "|---|---:|---:|---:|---:|"]
+    for row in tables["lengths"]:
+        cells = [f"{100 * row[key]:.0f}" for key in ("detection", "false_alarms", "informedness")]
+        chosen.append(f"| {words(row['characters'])} | {row['threshold']} | {' | '.join(cells)} |")
+    agree = ["| the guard reads | the state says | window | α | agree, % | n |", "|---|---|---|---:|---:|---:|"]
+    for row in tables["agreement"]:
+        state = {"met": "the attack was met", "attacked": "it succeeded"}[row["state"]]
+        reads = {"results": "results", "agent": "what the agent said and called"}[row["reads"]]
+        alpha = span(row, "alpha", 1, ".2f")
+        agree.append(
+            f"| {reads} | {state} | {words(row['characters'])} | {alpha} | {100 * row['agree']:.0f} | {row['n']} |"
+        )
+    parts = {name: "\n".join(part) for name, part in (("detection", detection), ("chosen", chosen), ("agree", agree))}
+    return PAGE.format(**about, fits=FITS, reading=reading(tables["lengths"]), **parts)
+
+
+def reading(lengths: Sequence[dict[str, Any]]) -> str:
+    best = max(lengths, key=lambda row: row["informedness"])
+    return (
+        f"The best difference is that of {words(best['characters'])} at {best['threshold']}. `guard/local` takes this "
+        "length where no other is given.\nIts threshold stays .5, as a probability reads: for this guard, set the "
+        "better one. Another classifier is to be measured anew."
+    )
+
+
+def words(length: int) -> str:
+    return f"{length} characters" if length else "whole result"
+
+
+PAGE = """# A real guard on AgentDojo's tool results
+
+    pip install --no-deps metatronnanoguard
+    python benchmarks/guards.py plugins/fate-trl-guard/examples/nanoguard.py docs/results/guards --minutes 20
+
+The guard is NanoGuard (`metatronnanoguard` 0.1.0, 16.8 M parameters, MIT, F1 .97 by its own account), by the file
+above. It reads 512 tokens and silently cuts what is longer. AgentDojo 0.1.35, v1.2.2; {user_tasks} user tasks in a
+drawn order, of those whose calls and results take at most {fits} characters: as many as one CPU core reached in the
+time, beside other work. Each has a clean environment, and one injection task under each attack. Windows repeat a
+quarter of the one before. Percent, with 95 % intervals clustered by user task.
+
+## Detection and false alarms, threshold .5
+
+A result counts as flagged if any of its windows is. The rows of attacks are results that hold the injected text.
+
+{detection}
+
+## Which window, which threshold
+
+Detection is the mean over the attacks; the difference is Youden's index, detection less false alarms.
+
+{chosen}
+
+{reading}
+
+## Agreement with the state's checks
+
+Krippendorff's α of the guard's verdict (threshold .5) and of what the environment's state says, over the oracle's
+trajectories, clean and attacked, and those of a policy that obeys the attacker.
+
+{agree}
+
+A guard that reads what came in cannot know whether the agent fell for it: the oracle, which did not, and the policy
+that obeyed read the same. So it is no verifier of `security`, whatever it detects; its own objective, such as
+`injection`, is what it may score. The report of a run shows α for its own held-out verifiers.
+"""
 
 
 if __name__ == "__main__":
