@@ -1,7 +1,7 @@
 """A real guard on what AgentDojo's tools return: detection and false alarms, by attack and by the length of a window.
 
     pip install -e plugins/fate-trl-agentdojo -e plugins/fate-trl-guard; pip install --no-deps metatronnanoguard
-    python benchmarks/guards.py plugins/fate-trl-guard/examples/nanoguard.py docs/results/guards --minutes 20
+    python benchmarks/guards.py plugins/fate-trl-guard/examples/nanoguard.py docs/results/guards --minutes 9
 
 Each user task's ground truth is played, without an attack and under each attack with one injection task, in turn. The
 guard reads every result, in windows of several lengths. *Detection*: results that hold the injected text and are
@@ -208,7 +208,7 @@ def words(length: int) -> str:
 PAGE = """# A real guard on AgentDojo's tool results
 
     pip install --no-deps metatronnanoguard
-    python benchmarks/guards.py plugins/fate-trl-guard/examples/nanoguard.py docs/results/guards --minutes 20
+    python benchmarks/guards.py plugins/fate-trl-guard/examples/nanoguard.py docs/results/guards --minutes 9
 
 The guard is NanoGuard (`metatronnanoguard` 0.1.0, 16.8 M parameters, MIT, F1 .97 by its own account), by the file
 above. It reads 512 tokens and silently cuts what is longer. AgentDojo 0.1.35, v1.2.2; {user_tasks} user tasks in a
