@@ -2,7 +2,7 @@
 
 It overrides five methods of TRL's and copies none:
 
-- `_generate` compiles the template that replies are read with once, and not for each reply.
+- `_generate` reads equal replies once.
 - `_generate_single_turn`, asked for the first turns of a batch, rolls whole episodes out, and `_tool_call_loop` returns
   what they did.
 - `_generate_and_score_completions` numbers the rows, and `_prepare_inputs` puts them back into that order after TRL's
@@ -13,7 +13,8 @@ Updates are shared beneath TRL's methods, in the model's forward (`prefix_update
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,7 +53,7 @@ class PrefixTrainer(GRPOTrainer):
             self.sharing.tell(spent)
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
-        with _compiled(self._tokenizer):
+        with _parsing_once(self._tokenizer):
             generated: tuple[Any, ...] = super()._generate(prompts)
         return generated
 
@@ -90,14 +91,28 @@ class PrefixTrainer(GRPOTrainer):
 
 
 @contextmanager
-def _compiled(tokenizer: Any) -> Iterator[None]:
-    """A tokenizer whose `response_template` is compiled, which transformers does anew for every reply."""
+def _parsing_once(tokenizer: Any) -> Iterator[None]:
+    """A tokenizer that reads a reply once: many rows say the same, and its `response_template` is compiled each time.
+
+    Of what stands before a reply only what it leaves open matters, such as a thought that was begun.
+    """
     template = getattr(tokenizer, "response_template", None)
     if not isinstance(template, dict):
         yield
         return
-    tokenizer.response_template = load_response_template(template)
+    compiled, parse = load_response_template(template), tokenizer.parse_response
+    known: dict[tuple[tuple[int, ...], str, int], dict[str, Any]] = {}
+
+    def parsed(ids: Sequence[int], *, prefix: Sequence[int], **given: Any) -> dict[str, Any]:
+        left_open = compiled.truncate_past_last_anchor(tokenizer.decode(prefix))
+        key = (tuple(ids), left_open, id(given.get("tools")))
+        if key not in known:
+            known[key] = parse(ids, prefix=left_open, **given)
+        return copy.deepcopy(known[key])
+
+    tokenizer.response_template, tokenizer.parse_response = compiled, parsed
     try:
         yield
     finally:
         tokenizer.response_template = template
+        del tokenizer.parse_response
