@@ -10,7 +10,9 @@ tokens and seeds; CPU seconds of the process, which other work on the machine di
   peak memory. GRPOTrainer's rows go through one at a time where all at once would not fit.
 - *pairs*: the same of the preference stage beside DPOTrainer: pairs of one prompt, with LoRA, whose reference is the
   adapter as it was; DPOTrainer's go through one at a time.
-- *recipes*: whole runs with the switch on and off, by seed.
+- *quickstart*, *agentdojo*: runs with the switch on and off, by seed: CPU seconds of the process, its start included,
+  and the stages' seconds by the clock. *agentdojo* is a tenth of the recipe's rows and steps, with its prompts, tools
+  and turns; *agentdojo-whole* is all of it, which takes hours with the switch off.
 - *embedded policy*: tokens per second of whole rollouts of the quickstart's tasks (rendering, tools and parsing
   included) beside those of TRL's calls of `generate` alone, for the same tasks.
 
@@ -74,17 +76,29 @@ PAIRS = {
     "pairs, prompt 600, three of 60 + 60": {"prompt": 600, "pairs": 3, "length": 60, "target": 0.40},
 }
 RECIPES = {
-    "quickstart, whole": {"recipe": "quickstart", "sets": [], "target": 0.90},
-    "agentdojo-smollm2-cpu, a smaller run": {
+    "quickstart, whole": {"part": "quickstart", "recipe": "quickstart", "sets": [], "pairs": 5, "target": 0.90},
+    "agentdojo-smollm2-cpu, a tenth of its rows and steps": {
+        "part": "agentdojo",
         "recipe": "agentdojo-smollm2-cpu",
-        "sets": [
-            *("warm_start.max_steps=6", "rollout.tasks=16", "repair.max_failures=6", "sft.max_steps=3"),
-            *("pfpo.max_steps=1", "evaluation.tasks=16"),
+        "sets": [  # as shipped 45, 40, 16, 10, 3 and 96
+            *("warm_start.max_steps=4", "rollout.tasks=4", "repair.max_failures=2", "sft.max_steps=1"),
+            *("pfpo.max_steps=1", "evaluation.tasks=8", "model.dtype=float32"),
         ],
         "off": ["rollout.chunk=8", "pfpo.per_device_train_batch_size=2", "pfpo.gradient_accumulation_steps=4"],
+        "pairs": 1,
+        "target": 0.33,
+    },
+    "agentdojo-smollm2-cpu, whole": {
+        "part": "agentdojo-whole",  # hours with the switch off
+        "recipe": "agentdojo-smollm2-cpu",
+        "sets": ["model.dtype=float32"],
+        "off": ["rollout.chunk=8", "pfpo.per_device_train_batch_size=2", "pfpo.gradient_accumulation_steps=4"],
+        "pairs": 1,
         "target": 0.33,
     },
 }
+T_QUANTILE = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57}
+"""By degrees of freedom."""
 TURNS, NEW = 3, 24
 SCRIPT = 44_000
 """First token id of the script; so many follow."""
@@ -431,9 +445,11 @@ def collect(pairs: int) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ whole recipes
 
 
-def whole(shape: dict[str, Any], pairs: int) -> dict[str, Any]:
+def whole(shape: dict[str, Any]) -> dict[str, Any]:
     """CPU seconds of `fate-trl run` with the switch on and off, and how many test tasks are resolved after it."""
+    pairs = shape["pairs"]
     took: dict[str, list[float]] = {"true": [], "false": []}
+    stages: dict[str, list[float]] = {"true": [], "false": []}
     resolved: dict[str, list[float]] = {"true": [], "false": []}
     for seed in range(pairs):
         for switch in ("true", "false") if seed % 2 else ("false", "true"):
@@ -447,10 +463,16 @@ def whole(shape: dict[str, Any], pairs: int) -> dict[str, Any]:
                 took[switch].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
                 rows = json.loads(Path(folder, "run", "metrics.json").read_text())
                 resolved[switch].append(last_resolved(rows))
+                records = [line for file in Path(folder, "run").glob("rounds/*/stages.jsonl") for line in file.open()]
+                stages[switch].append(sum(json.loads(record)["seconds"] for record in records))
+                print(switch, seed, took[switch][-1], stages[switch][-1], resolved[switch][-1], flush=True)
     difference = np.subtract(resolved["true"], resolved["false"])
-    half = 1.96 * float(difference.std(ddof=1)) / len(difference) ** 0.5 if len(difference) > 1 else float("nan")
+    half = 0.0
+    if len(difference) > 1:  # Student's t at 97.5 %
+        half = float(T_QUANTILE[len(difference) - 1] * difference.std(ddof=1) / len(difference) ** 0.5)
     found = {"resolved on": resolved["true"], "resolved off": resolved["false"]}
-    return {**found, "difference": [float(difference.mean()), half], **ratio(took["true"], took["false"])}
+    found |= {"difference": [float(difference.mean()), half], "stages": ratio(stages["true"], stages["false"])}
+    return {**found, **ratio(took["true"], took["false"])}
 
 
 def last_resolved(metrics: dict[str, Any]) -> float:
@@ -485,7 +507,9 @@ def write(out: Path, found: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["collect", "rollouts", "updates", "pairs", "recipes"])
+    parser.add_argument(
+        "parts", nargs="*", default=["collect", "rollouts", "updates", "pairs", "quickstart", "agentdojo"]
+    )
     parser.add_argument("--out", type=Path, default=Path("prefix"))
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--device", default="cpu")
@@ -507,7 +531,7 @@ def main() -> None:
         ),
         *(("updates", name, lambda n=name: updates(n, given.device, given.pairs)) for name in UPDATES),
         *(("pairs", name, lambda n=name: side_by_side(in_turns(n, given.device, given.pairs))) for name in PAIRS),
-        *(("recipes", name, lambda s=shape: whole(s, given.pairs)) for name, shape in RECIPES.items()),
+        *((shape["part"], name, lambda s=shape: whole(s)) for name, shape in RECIPES.items()),
     ]
     for part, name, measure in parts:
         if part in given.parts:
