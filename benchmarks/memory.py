@@ -205,13 +205,14 @@ def generate(learner: Any, asked: dict[str, Any]) -> int:
 
 
 def sft(learner: Any, asked: dict[str, Any]) -> int:
-    prompt, mask = (7,) * asked["prompt"], (1,) * asked["completion"]
-    rows = [
-        BufferRow("anchor", "workbench", "t", prompt_ids=prompt, completion_ids=(9 + n, *mask[1:]), policy_mask=mask)
-        for n in range(2 * asked["rows"])
-    ]
-    learner.sft(rows, 0, "sft")
-    return len(prompt)
+    prompt, mask = asked["prompt"], (1,) * asked["completion"]
+    ids = [((7 + n,) * prompt, (9,) * len(mask)) for n in range(2 * asked["rows"])]  # no two rows begin alike
+    learner.sft(
+        [BufferRow("anchor", "workbench", "t", prompt_ids=p, completion_ids=c, policy_mask=mask) for p, c in ids],
+        0,
+        "sft",
+    )
+    return prompt
 
 
 def pfpo(learner: Any, asked: dict[str, Any]) -> int:

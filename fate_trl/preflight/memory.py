@@ -99,6 +99,9 @@ def _supervised(stage: str, trl: Mapping[str, Any], model: _Counted, lengths: Le
     length = lengths.longest_prompt + lengths.completion
     length = min(length, trl.get("max_length") or length)
     rows = {**trl_defaults("sft_config"), **trl}["per_device_train_batch_size"]
+    if model.shares:  # at worst no row begins as another does
+        completion = min(lengths.completion, length)
+        return Need(stage, {**model.held(), **model.packed(trl, rows, 1, length - completion, completion)})
     return Need(stage, {**model.held(), **model.training(trl, rows, length, min(lengths.completion, length))})
 
 
