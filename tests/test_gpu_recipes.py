@@ -1,8 +1,7 @@
 """Every recipe for a GPU, its loop run on a CPU: two shrunk steps per stage on an untrained model of the same family.
 
 The model has two layers and a small tokenizer with the family's real chat template; the tasks are AgentDojo's, real
-ones. What a CPU has not is taken out, and said in `WITHOUT`; 4-bit weights, 8-bit optimisers and continuous batching
-stay in.
+ones. What a CPU has not is taken out, and said in `WITHOUT`; 4-bit weights and 8-bit optimisers stay in.
 """
 
 from __future__ import annotations
@@ -43,11 +42,10 @@ def shrunk(name, folder):
     data["repair"] |= {"k": 2, "max_failures": 2, "accept": "floors", "floors": {"security": 0.0}}
     data["rollout"] = {key: value for key, value in data["rollout"].items() if key not in WITHOUT}
     data["rollout"] |= {"tasks": 4, "chunk": 4, "max_completion_length": 16, "max_tool_calling_iterations": 1}
-    if "transformers_continuous_batching_config" in data["rollout"]:
-        data["rollout"]["transformers_continuous_batching_config"] = {"max_memory_percent": 0.01}  # of this machine's
     data["warm_start"] = {**data["sft"], "traces": 2, "max_steps": 2, "gradient_accumulation_steps": 1}
     data["sft"] |= {"max_steps": 2, "gradient_accumulation_steps": 1}
-    data["pfpo"] |= {"max_steps": 2, "gradient_accumulation_steps": 2, "num_generations": 2, "redraw_rounds": 0}
+    data["pfpo"] |= {"max_steps": 2, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
+    data["pfpo"] |= {"num_generations": 2, "redraw_rounds": 0}
     data["evaluation"] = {"tasks": 2, "validation": 0, "baselines": False}
     return data | {"rounds": 1}
 

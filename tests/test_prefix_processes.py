@@ -66,6 +66,9 @@ def model_of(kind: str, tokenizer: Any) -> Any:
             model = type(model)(model.config)
         torch.manual_seed(0)
         in_4bit(model, torch.float32, "cpu")
+        for name, weights in model.named_parameters():
+            if "norm" in name:
+                weights.data.fill_(1.0)
     if "LoRA" in kind:
         torch.manual_seed(1)
         lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
@@ -107,7 +110,8 @@ def trained(folder: Path, kind: str, shared: bool, processes: int) -> tuple[torc
             max_completion_length=8,
             scale_rewards="none",
             loss_type="grpo",
-            beta=0.1 if "LoRA" in kind else 0.0,  # without an adapter TRL loads a reference from a hub
+            # Without an adapter TRL loads the reference from a hub, and on 4 bits it is an adapter in bfloat16.
+            beta=0.1 if kind.startswith("LoRA") and "4 bits" not in kind else 0.0,
             optim="sgd",
             learning_rate=0.1,
         ),
