@@ -36,6 +36,7 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
+from benchmarks.memory import in_4bit
 from fate_trl.errors import RecipeError
 from fate_trl.ledger.reading import RunReader
 from fate_trl.ledger.writing import RunDirectory
@@ -410,6 +411,21 @@ def test_packed_updates_equal_plain_ones(seed, budget, fused, monkeypatch):
     assert (ours.is_top1 == plain.is_top1)[given[2][:, 1:] != -100].float().mean() > 0.99  # but for ties
     assert torch.equal(ours.label_mask, plain.label_mask)
     assert (gradients - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_a_trial_leaves_gradients_of_4_bit_weights():
+    pytest.importorskip("bitsandbytes")
+    model = model_of(ARCHITECTURES["llama"], hidden_size=64)
+    in_4bit(model, torch.float32, "cpu")
+    model.train()
+    embedded = model.get_input_embeddings().weight.requires_grad_()
+    found = []
+    for _ in range(2):
+        embedded.grad = None
+        model(input_ids=torch.tensor([[3, 4, 5]])).logits.sum().backward()
+        found.append(embedded.grad)
+        assert prefix_support.of_trial(model) == ""  # in eval mode
+    torch.testing.assert_close(*found)
 
 
 def test_a_group_costs_its_prompt_once():

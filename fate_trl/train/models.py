@@ -84,7 +84,18 @@ def load_model(model: Model) -> tuple[Any, Any]:
         loaded = get_peft_model(loaded, LoraConfig(task_type="CAUSAL_LM", **settings))
     if model.adapter is not None:
         set_peft_model_state_dict(loaded, load_file(Path(model.adapter) / ADAPTER))
+    keep_gradients(loaded)
     return loaded, tokenizer
+
+
+def keep_gradients(model: Any) -> None:
+    """Leave 4-bit weights as they are on a CPU with AVX512-BF16.
+
+    bitsandbytes 0.50 lays them out anew in the first forward in eval mode, and no gradient flows through them since.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _train_tokens(loaded: Any, tokenizer: Any, words: Sequence[str]) -> list[int] | None:

@@ -13,6 +13,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from . import prefix_attention  # noqa: F401  it registers the attention that takes `causal_head`
+from .models import keep_gradients
 from .prefix_cache import additive_or_boolean
 from .prefix_rollouts import Sampling
 
@@ -62,6 +63,7 @@ def of_trial(model: Any) -> str:
     ids = [(7 * i * i + 3 * i + 1) % size for i in range(12)]
     device = model.device
     training = model.training
+    keep_gradients(model)
     model.eval()
     try:
         with torch.no_grad():
