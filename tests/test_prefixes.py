@@ -73,6 +73,7 @@ ARCHITECTURES = {
     "mistral": (MistralForCausalLM, MistralConfig, {"sliding_window": None}),
     "smollm3": (SmolLM3ForCausalLM, SmolLM3Config, {}),
     "gemma": (GemmaForCausalLM, GemmaConfig, {"head_dim": 8}),
+    "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig, {"head_dim": 8, "layer_types": ["full_attention"] * 2}),
 }
 WINDOWED = {
     "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig, {"head_dim": 8, "sliding_window": 8}),
@@ -376,7 +377,7 @@ def answers(model, ids, mask, labels, weights):
     return out, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(len(ARCHITECTURES)))
 @pytest.mark.parametrize("budget", [4096, 50], ids=["one call", "several calls"])
 @pytest.mark.parametrize("fused", [False, True], ids=["own head", "fused head"])
 def test_packed_updates_equal_plain_ones(seed, budget, fused, monkeypatch):
@@ -384,7 +385,7 @@ def test_packed_updates_equal_plain_ones(seed, budget, fused, monkeypatch):
     torch.manual_seed(seed)
     given = ragged(rng, groups=rng.randrange(1, 4), completions=rng.randrange(1, 5))
     weights = torch.randn(given[0].shape)[:, 1:]
-    name = rng.choice(list(ARCHITECTURES))
+    name = list(ARCHITECTURES)[seed]
     lora, checkpointing = seed % 2 == 0, seed % 3 == 0
     found = []
     for packed in (False, True):
