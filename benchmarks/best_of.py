@@ -78,17 +78,20 @@ def main() -> None:
     given, values, methods = asked(parser)
     quiet()
     found: dict[int, Mapping[str, Json]] = {}
-    started = time.process_time()
+    cpu = 0.0
     for policy in kept_policies(values, methods, given.seeds, str(given.runs)):
         if policy.method != "untrained":
             continue
         file = given.runs / f"best-of-{policy.seed}-{source_hash()}.json"
         if not file.is_file():
+            started = time.process_time()
             with opened(policy.recipe, policy.path) as player:
                 made = best_of(player, policy.recipe["evaluation"]["tasks"], policy.seed)
-            file.write_text(json.dumps(made))
-        found[policy.seed] = json.loads(file.read_text())
-        print(f"seed {policy.seed}: {time.process_time() - started:.0f} s of CPU", flush=True)
+            file.write_text(json.dumps({"by_k": made, "cpu": time.process_time() - started}))
+        kept = json.loads(file.read_text())
+        found[policy.seed] = kept["by_k"]
+        cpu += kept["cpu"]
+        print(f"seed {policy.seed}: {kept['cpu']:.0f} s of CPU", flush=True)
     if not found:
         sys.exit(f"no seed of {given.seeds} has all of {', '.join(methods)} finished under {given.runs}")
     told = {
@@ -104,7 +107,7 @@ def main() -> None:
         "recipe": given.recipe,
         "seeds": ", ".join(map(str, sorted(found))),
         "source": source_hash(),
-        "cpu": time.process_time() - started,
+        "cpu": cpu,
     }
     rows = [[str(k), f"{m['tokens_a_task']['mean']:.0f}", *(cell(m[c]) for c in COLUMNS)] for k, m in told.items()]
     text = PAGE.format(**about, table="\n".join(grid(("K", "tokens a task", *COLUMNS), rows)))
