@@ -43,6 +43,11 @@ COMMANDS = {
         "fate_trl.cli.compare",
         "Compare runs or policies (RUN@round-1, RUN@base), or files of Inspect, lm-eval, CSV and JSONL, case by case.",
     ),
+    "front": (
+        "show_front",
+        "fate_trl.cli.front",
+        "Show which policies of runs no other dominates on the validation tasks, and which one is best for a wish.",
+    ),
     "view": (
         "view_run",
         "fate_trl.cli.view",

@@ -10,9 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ..choose import pareto
 from ..types import KINDS
+from .front import axes
 from .words import TILES, arrow, label, percent, signed, signed_interval
 
 Json = dict[str, Any]
@@ -204,6 +209,43 @@ def _mark(part: Json, point: Json, tag: str = "") -> Point:
     x_ends, y_ends = (_ends(x), _ends(y)) if tag else (None, None)
     hollow = point["accepted"] is False or point["round"] == 0
     return Point(x["value"], y["value"], tip, x_ends, y_ends, hollow, tag)
+
+
+def archive(found: Json) -> Chart | None:
+    """The policies of several runs over two objectives: those on the front filled, the dominated hollow.
+
+    The stairs are the front of what is drawn: with more than two objectives a member of the whole front may lie behind.
+    None where there is but one objective.
+    """
+    names = axes(found["objectives"])
+    if len(names) < 2:
+        return None
+    many = len({row["run"] for row in found["policies"]}) > 1
+    kept = [row for row in found["policies"] if row["on_front"]]
+    behind = [row for row in found["policies"] if not row["on_front"]]
+    marks = [_placed(row, names, many) for row in kept]
+    corners_N_2 = np.array([[point.x, point.y] for point in marks])
+    corners_N_2 = corners_N_2[pareto.first_front(corners_N_2[None])[0]]
+    series = [Series("dominated", [_placed(row, names, many) for row in behind], "grey", line=False)] if behind else []
+    return Chart(
+        title=f"validation tasks: {_words(names[1])} against {_words(names[0])}",
+        desc="; ".join(point.tip for point in marks),
+        x=_share(_words(names[0])),
+        y=_share(_words(names[1])),
+        series=[*series, Series("on the front", marks, line=False)],
+        steps=[("front in these two objectives", sorted({(float(x), float(y)) for x, y in corners_N_2}), "")],
+        height=290,
+    )
+
+
+def _placed(row: Json, names: Sequence[str], many: bool) -> Point:
+    x, y = (row["validation"][name] for name in names)
+    told = "" if row["on_front"] else ", dominated"
+    tip = f"{row['policy']}{told}: {_words(names[0])} {_said(x)}, {_words(names[1])} {_said(y)}"
+    tag = f"{Path(row['run']).name}@{row['round']}" if many else f"r{row['round']}"
+    if not row["on_front"]:
+        return Point(x["value"], y["value"], tip, hollow=True)
+    return Point(x["value"], y["value"], tip, _ends(x), _ends(y), tag=tag)
 
 
 def curves(summary: Json) -> list[Chart]:

@@ -6,7 +6,7 @@ first, from the manifests and from the tasks themselves, and is an error unless 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +17,7 @@ from ..messages import text_of
 from ..metrics import is_error, summarize
 from ..record import stable_hash
 from ..types import Case, Task
-from .reading import Run
+from .reading import EvaluatedPolicy, Run
 from .words import HEADLINE
 
 Json = dict[str, Any]
@@ -29,13 +29,14 @@ _NOT_COMPARED = ("output_dir", "seed", "suites", "verifiers")
 
 @dataclass(frozen=True)
 class Side:
-    """One policy of one run on its test tasks.
+    """One policy of one run on the tasks of a split.
 
     Attributes:
         name: As the user gave it.
         run, policy: The run, and the name of the policy.
         cases: Scored trajectories, without their text.
         tasks: Per case a hash of what the task is, and what was asked.
+        split: "test" or "validation".
     """
 
     name: str
@@ -43,6 +44,7 @@ class Side:
     policy: str
     cases: dict[Key, Case]
     tasks: dict[Key, tuple[int, str]]
+    split: str = "test"
 
     @classmethod
     def open(cls, name: str) -> Self:
@@ -51,15 +53,19 @@ class Side:
         if not at or Path(name).exists():
             path, wanted = name, ""
         run = Run.open(path)
-        policy = run.policy(wanted)
-        stage = policy.stages["test"]
+        return cls.of(name, run, run.policy(wanted), "test")
+
+    @classmethod
+    def of(cls, name: str, run: Run, policy: EvaluatedPolicy, split: str) -> Self:
+        """A policy that was evaluated on the split."""
+        stage = policy.stages[split]
         tasks = {
             _key(record["trajectory"]): _content(record["trajectory"]["task"])
             for record in run.records(policy.round, "rollouts")
             if record["stage"] == stage
         }
         cases = {(t.task.suite, t.task.id, t.attempt): (t, c) for t, c in run.cases(policy.round, stage, text=False)}
-        return cls(name, run, policy.name, cases, tasks)
+        return cls(name, run, policy.name, cases, tasks, split)
 
 
 def _key(trajectory: Mapping[str, Any]) -> Key:
@@ -74,12 +80,12 @@ def _content(task: Mapping[str, Any]) -> tuple[int, str]:
 # ------------------------------------------------------------------------------------------------ may they be compared?
 
 
-def differences(a: Side, b: Side) -> list[str]:
-    """What makes two sides incomparable, in words; [] if nothing does."""
+def differences(a: Side, b: Side, but: Collection[str] = ()) -> list[str]:
+    """What makes two sides incomparable, in words, `but` what is named there; [] if nothing does."""
     return [
         f"{what}: {one if one is not None else 'unknown'} and {other if other is not None else 'unknown'}"
         for what, one, other in _pairs(a.run, b.run)
-        if one != other
+        if one != other and what not in but
     ] + list(_of_tasks(a, b))
 
 
@@ -113,10 +119,10 @@ def _version(run: Run, suite: str) -> Any:
 def _of_tasks(a: Side, b: Side) -> Iterator[str]:
     if a.tasks.keys() != b.tasks.keys():
         lonely = (len(a.tasks.keys() - b.tasks.keys()), len(b.tasks.keys() - a.tasks.keys()))
-        yield f"test tasks: {lonely[0]} are only in {a.name}, {lonely[1]} only in {b.name}"
+        yield f"{a.split} tasks: {lonely[0]} are only in {a.name}, {lonely[1]} only in {b.name}"
     changed = sum(a.tasks[key][0] != b.tasks[key][0] for key in a.tasks.keys() & b.tasks.keys())
     if changed:
-        yield f"test tasks: {changed} have the same id, but other content"
+        yield f"{a.split} tasks: {changed} have the same id, but other content"
 
 
 # ------------------------------------------------------------------------------------------------ the comparison

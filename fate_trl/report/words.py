@@ -109,6 +109,11 @@ def signed_number(difference: float) -> str:
     return f"{difference:+.3g}".replace("-", "−") if difference else "0"
 
 
+def isolation(row: Mapping[str, Any]) -> str:
+    """How isolated a policy of a front is; nothing for one that is dominated."""
+    return "end" if row["at_an_end"] else "" if row["isolation"] is None else f"{row['isolation']:.2f}"
+
+
 def meanings() -> list[dict[str, str]]:
     """Every metric with the cases it is defined on and what its value means, from the docstring of definitions.py."""
     lines = re.findall(r"^\| `(\S+)`.*? \| (.+?) \| (.+?) \|$", definitions.__doc__ or "", re.MULTILINE)
