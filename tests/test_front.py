@@ -9,6 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from fate_trl import metrics
+from fate_trl.choose.selectors import Constraint
 from fate_trl.cli import app
 from fate_trl.errors import LedgerError, RecipeError
 from fate_trl.ledger.writing import RunDirectory
@@ -110,9 +111,9 @@ def rewritten(source, folder, scores):
             record = json.loads(line)
             if record["stage"] == "eval-validation":
                 for name, score in record["card"]["scores"].items():
-                    if score["value"] is not None:
+                    if "value" in score:
                         score["value"] = means[name]
-            lines.append(json.dumps(record))
+            lines.append(json.dumps(record, separators=(",", ":")))
         file.write_text("\n".join(lines) + "\n")
     return copy
 
@@ -184,7 +185,7 @@ def test_a_round_with_too_many_errors_is_left_out_with_the_reason(scripted_copy)
     for record in records:
         if record["stage"] == "eval-validation":
             record["trajectory"]["error"] = "the server was gone"
-    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    file.write_text("".join(json.dumps(record, separators=(",", ":")) + "\n" for record in records))
     found = front([str(scripted_copy)])
     assert [row["round"] for row in found["policies"]] == [0, 1]
     assert "12 of 12 cases have an infrastructure error" in found["left_out"][0]["reason"]
@@ -196,7 +197,7 @@ def test_objectives_are_those_that_all_have(two):
         records = [json.loads(line) for line in file.read_text().splitlines()]
         for record in records:
             del record["card"]["scores"]["over_refusal"]
-        file.write_text("".join(json.dumps(record) + "\n" for record in records))
+        file.write_text("".join(json.dumps(record, separators=(",", ":")) + "\n" for record in records))
     recipe = b / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("- name: over_refusal\n  args: {}\n", ""))
     found = front(list(map(str, two)))
@@ -213,7 +214,7 @@ def test_runs_on_other_tasks_are_refused_by_name(two):
     text = file.read_text()
     first = next(r for r in map(json.loads, text.splitlines()) if r["stage"] == "eval-validation")
     task = json.dumps(first["trajectory"]["task"]["id"])
-    file.write_text(text.replace(f'"id": {task}', '"id": "another"'))
+    file.write_text(text.replace(f'"id":{task}', '"id":"another"'))
     with pytest.raises(RecipeError, match=r"(?s)b@1: validation tasks: 1 are only in .*a@0, 1 only in .*b@1"):
         front(list(map(str, two)))
 
@@ -338,9 +339,8 @@ def test_extensions_are_recipes_that_load_one_per_objective(adapters, tmp_path, 
     assert load_recipe(tmp_path / "next/01-b-0-utility.yaml").model.adapter is None  # round 0 is the model as given
 
 
-def test_the_constraint_prefers_the_objective_among_what_keeps_the_floors():
-    from fate_trl.choose.selectors import Constraint
-
+def test_the_constraint_prefers_the_objective_among_what_keeps_the_floors(monkeypatch):
+    monkeypatch.setattr(extending, "installed", dict)
     selector = Constraint(**extending._selector("utility", {"security": 0.8})["args"])
     table = np.array([[[0.9, 0.3], [0.75, 0.6], [0.5, 1.0], [0.8, 0.6]]])
     rewards = selector.rewards(table, objectives=("security", "utility"), valid_G_N=np.ones((1, 4), bool))[0]
