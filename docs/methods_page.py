@@ -26,6 +26,11 @@ CORE = (
         "On-Policy Self-Evolution via Failure Trajectories for Agentic Safety Alignment",
         "test_end_to_end.py",
     ),
+    (
+        "command `front`",
+        "C-MORL: Multi-Objective Reinforcement Learning through Efficient Discovery of Pareto Front",
+        "test_front.py",
+    ),
     ("`ensemble`", "Reward Model Ensembles Help Mitigate Overoptimization", "test_ensembles.py"),
     ("logged metrics", "Secrets of RLHF in Large Language Models Part I: PPO", "test_trainer.py"),
     ("merge `soup`", "SALSA: Soup-based Alignment Learning for Stronger Adaptation in RLHF", "test_merging.py"),
