@@ -21,7 +21,7 @@ from fate_trl.recipe.checks import check_pair_loss
 from fate_trl.recipe.loading import make_recipe
 from fate_trl.train import learner as torch_learner
 from fate_trl.train.pair_facts import fault_turn, key_of, prompt_counts
-from fate_trl.train.preference import SETTINGS, PairTrainer, rows_of
+from fate_trl.train.preference import SETTINGS, PairTrainer, rows_of, tokens_in
 from fate_trl.train.prefix_sharing import share_training
 from fate_trl.types import Score, ScoreCard
 
@@ -176,6 +176,13 @@ def test_pairs_that_lack_what_is_asked_for_are_left_out_and_all_of_them_is_an_er
     with pytest.raises(FateError, match="Asks needs a repair prompt, and none of 4 pairs has one"):
         made.preference(PAIRS, 3)
     assert len(rows_of(FULL, 6, Asks("rationale"), tokenizer)) < 4, "what is cut off is not there"
+
+
+def test_tokens_of_further_sequences_are_counted():
+    made = [rows_of(FULL[:1], None, Asks(*needs), tiny.make_tokenizer()) for needs in ((), ("repair_prompt",))]
+    (plain,), (more,) = made
+    assert tokens_in(plain) == 2 * 3 + 3 + 4
+    assert tokens_in(more) == tokens_in(plain) + 2 * 3 + 3 + 4
 
 
 def test_a_side_may_be_lacking_where_the_loss_says_so(tmp_path):

@@ -386,7 +386,7 @@ class TrlLearner:
         told = preference.summary_of(rows, summary["log"])
         if told.get("accuracy", 1) < 0.5:
             logger.warning(preference.WRONG_WAY, 100 * told["accuracy"])
-        tokens = sum(2 * len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows)
+        tokens = sum(map(preference.tokens_in, rows))
         told["trained_tokens"] = round(tokens * trainer.state.epoch)
         if learned := metrics_of(self.pair_loss):
             told["pair_loss"] = learned

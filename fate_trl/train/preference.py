@@ -253,6 +253,12 @@ def rows_of(
     return rows
 
 
+def tokens_in(row: Mapping[str, Any]) -> int:
+    """Tokens of a pair's sides, each with its prompt, and of its further sequences."""
+    sequences = (values for name, values in row.items() if name.endswith(("_ids", "_before")))
+    return len(row["prompt_ids"]) + sum(map(len, sequences))
+
+
 @contextmanager
 def dropout_kept(model: torch.nn.Module) -> Iterator[None]:
     """TRL turns a model's dropout off for good (`disable_dropout`); after this the next stage finds it as it was."""
