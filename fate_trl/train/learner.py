@@ -383,14 +383,7 @@ class TrlLearner:
             if self.recipe.share_prefixes:
                 share_training(trainer, trainer.head_fields)
             summary = self._run(trainer, scratch, lambda: True, "save_steps" not in settings)
-        told = preference.summary_of(rows, summary["log"])
-        if told.get("accuracy", 1) < 0.5:
-            logger.warning(preference.WRONG_WAY, 100 * told["accuracy"])
-        tokens = sum(map(preference.tokens_in, rows))
-        told["trained_tokens"] = round(tokens * trainer.state.epoch)
-        if learned := metrics_of(self.pair_loss):
-            told["pair_loss"] = learned
-        return {"rows": len(rows), **told, **summary}
+        return {**preference.told_of(trainer, rows, summary["log"]), **summary}
 
     def pfpo(self, requests: Sequence[RolloutRequest], seed: int, scratch: str | None = None) -> dict[str, Any]:
         assert self.recipe.pfpo is not None

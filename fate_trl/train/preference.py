@@ -9,6 +9,7 @@ masks on as TRL's `completion_mask`: from there on all is TRL's, its sums of tha
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -37,6 +38,8 @@ from .pair_facts import (
     prompt_counts,
     sequences_of,
 )
+
+logger = logging.getLogger(__name__)
 
 SETTINGS = {"max_length": None, "remove_unused_columns": False}
 """What differs from DPOConfig's defaults: nothing is cut off, as in SFT, and all columns reach the collator."""
@@ -285,3 +288,15 @@ def summary_of(rows: Sequence[Mapping[str, Any]], log: Sequence[Mapping[str, Any
         last = values[-max(1, len(values) // 4) :]
         out |= {name: sum(last) / len(last)} if last else {}
     return out
+
+
+def told_of(
+    trainer: PairTrainer, rows: Sequence[Mapping[str, Any]], log: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The stage's record: `summary_of`, what it took, and what the pair loss says of itself. Warns of the wrong way."""
+    told = {"rows": len(rows), **summary_of(rows, log)}
+    if told.get("accuracy", 1) < 0.5:
+        logger.warning(WRONG_WAY, 100 * told["accuracy"])
+    told["trained_tokens"] = round(sum(map(tokens_in, rows)) * (trainer.state.epoch or 0))
+    learned = metrics_of(trainer.pair_loss)
+    return {**told, "pair_loss": learned} if learned else told
