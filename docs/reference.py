@@ -133,6 +133,8 @@ _WHAT = {
     "pair loss": "Pair losses are what the preference stage minimises; under `preference.loss`.",
     "policy loss": "Policy losses are what PFPO minimises; under `pfpo.loss`.",
     "callback": "Callbacks watch PFPO and steer it; under `pfpo.callbacks`.",
+    "budget": "Budgets share tries out; under `rollout.budget`, `repair.budget`, `repair.keep` and `pfpo.budget`.",
+    "merge": "Merges say which shares policies have of a merged one; under `merge`, and for `fate-trl merge`.",
     "suite": "Suites bring tasks and the environments behind them; under `suites`.",
 }
 
