@@ -69,6 +69,13 @@ def test_an_objective_that_applies_to_none_drops_out_and_a_lacking_one_is_an_err
             dominators(rows)
 
 
+def test_what_differs_by_rounding_alone_is_equal():
+    rows = np.array([[0.1 + 0.2, 0.5], [0.3, 0.5], [0.2, 0.9]])
+    assert rows[0, 0] > rows[1, 0]
+    assert dominators(rows) == [[], [], []]
+    assert most_isolated(rows, 3) == [2, 0]
+
+
 def test_six_vectors_give_the_known_front_distances_and_picks():
     assert [bool(found) for found in dominators(SIX)] == [False, False, False, False, True, True]
     kept = SIX[:4]
@@ -343,8 +350,8 @@ def test_the_constraint_prefers_the_objective_among_what_keeps_the_floors(monkey
     monkeypatch.setattr(extending, "installed", dict)
     selector = Constraint(**extending._selector("utility", {"security": 0.8})["args"])
     table = np.array([[[0.9, 0.3], [0.75, 0.6], [0.5, 1.0], [0.8, 0.6]]])
-    rewards = selector.rewards(table, objectives=("security", "utility"), valid_G_N=np.ones((1, 4), bool))[0]
-    assert np.argsort(-rewards).tolist() == [3, 1, 0, 2]  # 0.5 is below .9 x .8; 0.75 is not
+    rewards = selector.reward(table, objectives=("security", "utility"), valid_G_N=np.ones((1, 4), bool))[0]
+    assert np.argsort(-rewards).tolist() == [3, 1, 0, 2]  # 0.5 is below 0.9 x 0.8; 0.75 is not
 
 
 def test_no_recipe_is_written_over_another_or_where_one_does_not_load(adapters, tmp_path):

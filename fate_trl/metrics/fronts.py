@@ -67,10 +67,14 @@ def wished(means_F_M: Array, weights_M: Array) -> int:
     return int(np.lexsort((-means.mean(axis=1), -(means @ weights_M[applies_M])))[0])
 
 
+_DIGITS = 9
+"""Decimals of a mean that count: sums of the same scores in another order differ behind them, and decide nothing."""
+
+
 def _applying(means_N_M: Array) -> Array:
-    """The objectives that apply."""
+    """The objectives that apply, rounded."""
     means = np.asarray(means_N_M, float)
     means = means[:, ~np.isnan(means).all(axis=0)]
     if not means.size or not np.isfinite(means).all():
         raise ValueError("policies need finite means (N ≥ 1, M ≥ 1) of the objectives that apply")
-    return means
+    return means.round(_DIGITS)
