@@ -117,7 +117,8 @@ class TrlLearner:
         policy_loss: PolicyLoss | None = None,
         callbacks: Sequence[Any] = (),
     ):
-        give_memory_back()
+        if recipe.share_prefixes:  # caches that grow by concatenation would pay for new pages at every token
+            give_memory_back()
         if isinstance(recipe.model.threads, int):
             torch.set_num_threads(recipe.model.threads)
         set_seed(recipe.seed)  # the adapter's first weights are random
