@@ -255,7 +255,8 @@ def rows(scores_G_N_M: np.ndarray, valid_G_N: np.ndarray) -> Rows:
 
 def some_rows(facts: Rows, index: Any) -> Rows:
     """The facts of some of the groups or rows, in the order of the index."""
-    return replace(facts, **{field.name: getattr(facts, field.name)[index] for field in fields(facts)})
+    told = {field.name: getattr(facts, field.name) for field in fields(facts)}
+    return replace(facts, **{name: fact[index] for name, fact in told.items() if fact is not None})
 
 
 def assert_same_rows(one: Rows, other: Rows) -> None:
