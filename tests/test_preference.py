@@ -441,10 +441,11 @@ def fate_trl_pairings():
 
 
 def test_what_learned_the_wrong_way_is_a_concern():
-    (concern,) = diagnose([], {1: {"preference": {"accuracy": 0.03}}})
+    (concern,) = diagnose([], {1: {"preference": {"accuracy": 0.03, "margin": -0.2}}})
     assert concern.rule == "wrong-way"
     assert "3 %" in concern.text
-    assert diagnose([], {1: {"preference": {"accuracy": 0.5}}}) == []
+    still = {"accuracy": 0.03, "margin": 0.1}
+    assert diagnose([], {1: {"preference": still}}) == [], "pairs that have not moved are not ahead"
 
 
 def test_dropout_is_given_back_after_an_error_too():

@@ -218,8 +218,10 @@ def _of_training(stages: Stages) -> Iterator[tuple[str, str]]:
 
 
 def _of_preference(stages: Stages) -> Iterator[tuple[str, str]]:
-    accuracy = stages.get("preference", {}).get("accuracy")
-    if isinstance(accuracy, (int, float)) and accuracy < 0.5:
+    accuracy, margin = (stages.get("preference", {}).get(name) for name in ("accuracy", "margin"))
+    if not isinstance(accuracy, (int, float)) or not isinstance(margin, (int, float)):
+        return
+    if accuracy < 0.5 and margin < 0:  # pairs that have not moved yet are not ahead
         yield (
             "wrong-way",
             f"The preference stage ended with the chosen side ahead in {_percent(accuracy)} of the pairs, fewer than "

@@ -295,7 +295,7 @@ def told_of(
 ) -> dict[str, Any]:
     """The stage's record: `summary_of`, what it took, and what the pair loss says of itself. Warns of the wrong way."""
     told = {"rows": len(rows), **summary_of(rows, log)}
-    if told.get("accuracy", 1) < 0.5:
+    if told.get("accuracy", 1) < 0.5 and told["margin"] < 0:  # pairs that have not moved yet are not ahead
         logger.warning(WRONG_WAY, 100 * told["accuracy"])
     told["trained_tokens"] = round(sum(map(tokens_in, rows)) * (trainer.state.epoch or 0))
     learned = metrics_of(trainer.pair_loss)

@@ -32,7 +32,7 @@ class PreferenceConditioned(Rowed):
     orders: ClassVar[bool] = False  # the angle is no sum
     reads_weights: ClassVar[bool] = True
 
-    def reward(self, batch: Batch) -> np.ndarray:
+    def wished(self, batch: Batch) -> np.ndarray:
         """r of each row, (G, N)."""
         told = batch.facts.weights_G_N_M
         weights = np.ones(batch.scores_G_N_M.shape) if told is None else np.nan_to_num(told, nan=0.0)
@@ -47,4 +47,4 @@ class PreferenceConditioned(Rowed):
         return np.asarray(reward_G_N)
 
     def _advantages(self, batch: Batch) -> np.ndarray:
-        return centred(self.reward(batch), batch.valid_G_N)
+        return centred(self.wished(batch), batch.valid_G_N)
