@@ -20,7 +20,7 @@ class Results:
     def pytest_runtest_logreport(self, report):
         if report.when == "call" or not report.passed:
             check, component = re.search(r"test_(\w+)(?:\[(.*?)\])?$", report.nodeid).groups()
-            kinds = "verifier|repair|selector|suite|pairing|pair loss|policy loss|callback"
+            kinds = "verifier|repair|selector|suite|pairing|pair loss|policy loss|callback|budget|merge"
             name = component and re.sub(rf"^({kinds})-|-(1|3|attacked|harmful)$", "", component)
             getattr(self, report.outcome).setdefault(name, set()).add(check)
 
@@ -51,6 +51,7 @@ def test_the_builtins_pass():
         *("pareto-front", "pareto-rank", "product", "weighted-sum", "gdpo"),
         *("chebyshev", "constraint", "dominance-count"),
         *("chosen-failure",),
+        *("soup",),
         *("workbench", "tradeoffs", "jsonl"),
     }
     assert results.skipped == {}

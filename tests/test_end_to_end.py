@@ -64,7 +64,7 @@ def test_a_run_stopped_between_stages_ends_as_if_it_had_not(tmp_path):
     class Stop(Exception):
         pass
 
-    recipe = load_recipe("quickstart", [*SMALL, "rollout.tasks=24"])
+    recipe = load_recipe("quickstart", [key.replace("tasks=12", "tasks=24") for key in SMALL])
     whole = RunDirectory(tmp_path / "whole")
     rows = build(recipe, whole)()
     assert (whole.path / "rounds/01/buffer.jsonl").stat().st_size > 0

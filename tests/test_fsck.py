@@ -108,7 +108,7 @@ def test_a_policy_that_is_cut_short_is_trained_again(run, tmp_path):
     assert fsck.examine(run) == []
     weights.write_bytes(weights.read_bytes()[:-3])
     (found,) = fsck.repair(run)
-    assert (found.file, found.again) == ("rounds/01/policy", {*TRAINING, "save"})
+    assert (found.file, found.again) == ("rounds/01/policy", {*TRAINING, "merge", "save"})
     assert (run.path / "rounds/01/policy.damaged").is_dir()
     done = {record["stage"] for record in run.read("rounds/01/stages.jsonl")}
     assert not done & {"sft", "pfpo", "save", "accept"}

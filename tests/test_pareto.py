@@ -172,6 +172,9 @@ def slow_ties(rows, weights, how):
         return {i: share(row) for i, row in regrets.items()}
     if how == "worst":
         return {i: min(row) for i, row in rows.items()}
+    if how == "augmented":
+        means = slow_ties(rows, weights, "mean")
+        return {i: min(row) + 0.1 * means[i] for i, row in rows.items()}
     if how == "product":
         return slow_product(rows, weights, len(weights))
     front = [i for i, rank in slow_ranks(rows).items() if not rank]

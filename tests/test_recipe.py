@@ -245,6 +245,8 @@ def test_every_key_of_the_design_is_there():
         "share_prefixes",
         "distillation",
         "preference",
+        "prompt_weights",
+        "merge",
     }
     assert sections | ours == set(Recipe.model_fields)
 

@@ -55,7 +55,7 @@ def test_all_keys_of_a_trl_yaml_are_refused_at_once(refused):
     assert all(line.startswith("mine.yaml:") for line in lines)
     assert "model.path" in lines[0]
     assert "suites" in lines[1]
-    assert "put it under sft or warm_start or preference or pfpo" in lines[2]
+    assert "put it under sft or warm_start or distillation or preference or pfpo" in lines[2]
     assert "put it under pfpo" in lines[5]
 
 

@@ -140,9 +140,9 @@ class Watched(Evolution):
 
     asked: set[tuple[Any, ...]]
 
-    def _roll(self, round, file, stage, requests, policy=None):  # type: ignore[no-untyped-def]
+    def _roll(self, round, file, stage, requests, *more, **told):  # type: ignore[no-untyped-def]
         self.asked |= {(f"{round_dir(round)}/{file}.jsonl", stage, r.task.id, r.attempt) for r in requests}
-        return super()._roll(round, file, stage, requests, policy)
+        return super()._roll(round, file, stage, requests, *more, **told)
 
 
 class Mine:

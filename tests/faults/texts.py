@@ -94,7 +94,7 @@ def read(bench: Bench) -> None:
         body = site.read(name)
         assert not name.startswith("data/") or body.isascii(), name
     assert live_html(site.read("index.html").decode()) == []
-    rows = trackers._samples(RunDirectory(bench.path), 1)
+    rows = [trackers._row(*sample) for sample in trackers._samples(RunDirectory(bench.path), 1)]
     assert rows, "a target was repaired, and is shown"
     assert live_terminal("".join(itertools.chain(*rows))) == ""
 
