@@ -139,11 +139,21 @@ def make_classifier(folder: Path, labels: Iterable[str] = ("FINE", "UNSAFE", "RE
     tokenizer.save_pretrained(folder)
 
 
+LOCAL = """
+class Words:
+    def scores(self, texts):
+        return [float(any(word in text.lower() for word in ("ignore", "important", "instead"))) for text in texts]
+"""
+"""A guard in one file, which knows three words."""
+
+
 if __name__ == "__main__":
     made = Path(sys.argv[1]).resolve()
     make_classifier(made / "classifier")
     make_generative(made)
+    (made / "words.py").write_text(LOCAL, encoding="utf-8")
     arguments = {
+        "local": {"file": str(made / "words.py")},
         "classifier": {"model": str(made / "classifier"), "labels": ["UNSAFE"]},
         "generative": {"model": str(made / "llama"), "format": "llama-guard"},
     }
