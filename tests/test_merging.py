@@ -115,6 +115,13 @@ def test_of_a_lower_rank_the_best_one_is_taken_and_what_it_loses_is_said(tmp_pat
         lost.append(float(s[2:].norm() / s.norm()))
     assert told["rank"] == 2
     assert told["lost"] == pytest.approx(max(lost), rel=1e-3)
+    more = merge_weights(parts, (0.5, 0.5), tmp_path / "more", rank=9)
+    assert more == {"rank": 9, "lost": 0.0}
+    assert all(
+        torch.allclose(product, products(tmp_path / "exact")[name], atol=1e-4)
+        for name, product in products(tmp_path / "more").items()
+    )
+    assert {len(t) for k, t in load_file(tmp_path / "more/adapter_model.safetensors").items() if "lora_A" in k} == {9}
     same = merge_weights([parts[0], parts[0]], (0.5, 0.5), tmp_path / "same", rank=2)
     assert same["lost"] < 1e-5
 
@@ -169,6 +176,16 @@ def test_special_adapters_are_told_from_plain_ones(tmp_path):
     (parts[1] / "adapter_config.json").write_text(json.dumps({**config, "use_dora": True}))
     with pytest.raises(FateError, match=r"no plain LoRA adapter \(\['use_dora'\]\)"):
         merge_weights(parts, (0.5, 0.5), tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"peft_type": "LORA", "r": 0, "lora_alpha": 1}'])
+def test_a_config_that_is_none_is_said_and_leaves_nothing_half_written(tmp_path, text):
+    parts = [adapter(tmp_path / "a", 1), adapter(tmp_path / "b", 2)]
+    (parts[1] / "adapter_config.json").write_text(text)
+    done = call("soup", *parts, "-o", tmp_path / "out")
+    assert isinstance(done.exception, FateError)
+    assert "adapter_config.json" in str(done.exception)
+    assert not (tmp_path / "out").exists()
 
 
 # ------------------------------------------------------------------------------------------------ what a merge says

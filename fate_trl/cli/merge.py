@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -49,15 +51,20 @@ def merge(
     chosen = checked(rows, len(folders), method)
     from ..train.merging import merge_weights
 
-    written = []
-    for number, row in enumerate(chosen, 1):
-        path = Path(output) if len(chosen) == 1 else Path(output) / f"{number:02}"
-        path.mkdir(parents=True)
-        told = merge_weights(folders, row, path, rank or None)
-        written.append({"folder": str(path), "coefficients": row, **told})
     own: dict[str, Any] = getattr(chooser, "metrics", dict)()
+    written: list[dict[str, Any]] = []
     record = {"method": method, "policies": policies, "merged": written, "tried": evaluation.tried, "metrics": own}
-    (Path(output) / "merge.json").write_text(dumps(record) + "\n", encoding="utf-8")
+    target = Path(output)
+    try:
+        for number, row in enumerate(chosen, 1):
+            path = target if len(chosen) == 1 else target / f"{number:02}"
+            path.mkdir(parents=True)
+            told = merge_weights(folders, row, path, rank or None)
+            written.append({"folder": str(path), "coefficients": row, **told})
+        (target / "merge.json").write_text(dumps(record) + "\n", encoding="utf-8")
+    except BaseException:  # half a policy is none
+        shutil.rmtree(target, ignore_errors=True)
+        raise
     if as_json:
         return print_json(record)
     out.print(_table(policies, record, evaluation))
@@ -101,7 +108,8 @@ class _Evaluation:
             merge_weights(self.folders, row, scratch)
             self._run.learner.load(scratch)
         scores: list[float] = self._run.validation_scores(self.seed)
-        self.tried.append({"coefficients": row, "scores": dict(zip(self.objectives, scores, strict=True))})
+        shown = [None if math.isnan(score) else score for score in scores]  # JSON has no NaN
+        self.tried.append({"coefficients": row, "scores": dict(zip(self.objectives, shown, strict=True))})
         return scores
 
     @cached_property

@@ -36,8 +36,8 @@ def merge_policies(
     folders: Sequence[str],
     scores: Callable[[], Sequence[float]],
     rng: np.random.Generator,
-) -> tuple[list[list[float]], dict[str, Any]]:
-    """The merge's choices, and what to record of them; the learner then is the policy merged by the first.
+) -> dict[str, Any]:
+    """What to record of a merge; the learner then is the policy merged by its first choice.
 
     Args:
         learner: Merges, and is what `scores` scores.
@@ -70,7 +70,7 @@ def merge_policies(
         told = become(chosen[0])
     own: dict[str, Any] = getattr(merge, "metrics", dict)()
     record = {"policies": len(folders), "coefficients": chosen[0], **({"tried": tried} if tried else {})}
-    return chosen, {**record, **told, **({"merge": own} if own else {})}
+    return {**record, **told, **({"merge": own} if own else {})}
 
 
 def checked(rows: Any, policies: int, name: str) -> list[list[float]]:

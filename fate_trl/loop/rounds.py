@@ -402,10 +402,8 @@ class Evolution(Stages):
         save_policy(self.learner, self.run, trained, self.budgets)
         rounds = [r for r in range(1, accepted + 1) if self._done(r)["accept"]["accepted"]]
         folders = [str(self.run.path / trained), *earlier_policies(self.run, rounds)]
-        _, record = merge_policies(
-            self.learner, merge, folders, lambda: self.validation_scores(seed), np.random.default_rng(seed)
-        )
-        return record
+        rng = np.random.default_rng(seed)
+        return merge_policies(self.learner, merge, folders, lambda: self.validation_scores(seed), rng)
 
     def validation_scores(self, seed: int) -> list[float]:
         """Mean score by objective of the learner as it is, on the validation tasks of the recipe; nothing is recorded.

@@ -1,8 +1,7 @@
 """Self-distillation on turns at fault: the policy moves towards what it says itself in hindsight.
 
 Both sides end in the same turn, token for token; the teacher's prompt also holds the feedback and an accepted repair.
-The teacher is the policy as the stage finds it. One that moved with the policy would be followed into whatever both
-drift to: at the same settings it ended with half as many well-formed calls.
+The teacher is the policy as the stage finds it: one that moved with the policy would be followed wherever both drift.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ class DistillationTrainer(Trainer):
     Args:
         model: The student. Of a full model a frozen copy becomes the teacher; of one with an adapter, its copy `ref`.
         args: TrainingArguments; all columns must reach the collator.
-        rows: From `rows_of` of the learner.
+        rows: As `Row` says.
         tokenizer: Says what fills up.
         callbacks: As the trainer takes them.
         reverse: Minimise KL(policy ‖ teacher), which seeks a mode of the teacher's, instead of KL(teacher ‖ policy).

@@ -116,7 +116,7 @@ def _merge_adapters(
     for name in added:
         b = torch.cat([s * tensors[f"{name}{_B}"].float() for s, tensors in zip(scale, policies, strict=True)], dim=1)
         a = torch.cat([tensors[f"{name}{_A}"].float() for tensors in policies])
-        if size < whole:
+        if size != whole:
             b, a, share = _of_rank(b, a, size)
             lost = max(lost, share)
         kind = policies[0][f"{name}{_A}"].dtype
@@ -128,7 +128,15 @@ def _merge_adapters(
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    config: Mapping[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    try:
+        config: Mapping[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        sizes = config["r"] > 0 and config["lora_alpha"] > 0
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FateError(f"{folder / CONFIG} is no adapter's: {error!r}.") from None
+    if not sizes:
+        raise FateError(
+            f"{folder / CONFIG} has r {config['r']} and lora_alpha {config['lora_alpha']}; both are above 0."
+        )
     special = [key for key in _SPECIAL if config.get(key)]
     if config.get("peft_type") != "LORA" or special:
         raise FateError(
