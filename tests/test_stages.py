@@ -190,7 +190,11 @@ def test_a_full_disk_names_the_policy_or_the_checkpoint(folder, tmp_path):
     assert learner(folder).sft([row] * 8, 3, "sft", str(tmp_path / "scratch"))["steps"] == 8
 
 
-def test_where_memory_runs_out_fewer_are_rolled_out_at_a_time(folder):
+ON_A_CPU = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), ON_A_CPU])
+def test_where_memory_runs_out_fewer_are_rolled_out_at_a_time(folder, error):
     made, tried = learner(folder), []
     made.rollout(requests(made), seed=5)
     roll = made._roller.rollout
@@ -198,7 +202,7 @@ def test_where_memory_runs_out_fewer_are_rolled_out_at_a_time(folder):
     def scarce(asked):
         tried.append(len(asked))
         if len(asked) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return roll(asked)
 
     made._roller.rollout = scarce
@@ -215,6 +219,34 @@ def test_where_memory_runs_out_fewer_are_rolled_out_at_a_time(folder):
     made._roller.rollout = none
     with pytest.raises(FateError, match=r"rollout\.max_completion_length"):
         made.rollout(four, seed=7)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(ON_A_CPU, "out of memory in training: .*per_device_train_batch_size"), (RuntimeError("shapes"), "^shapes$")],
+    ids=["a CPU's allocator", "another error of torch"],
+)
+def test_memory_that_runs_out_in_training_is_said_with_what_to_lower(folder, monkeypatch, error, said):
+    def failed(self, *_, **__):
+        raise error
+
+    made = learner(folder)
+    row = oracle_row(made)
+    monkeypatch.setattr(torch_learner.SFTTrainer, "train", failed)
+    with pytest.raises((FateError, RuntimeError), match=said):
+        made.sft([row] * 2, 3, "sft")
+
+
+def test_an_error_of_torch_in_a_rollout_is_not_taken_for_memory(folder):
+    made = learner(folder)
+    made.rollout(requests(made), seed=5)
+
+    def failed(asked):
+        raise RuntimeError("shapes")
+
+    made._roller.rollout = failed
+    with pytest.raises(RuntimeError, match="^shapes$"):
+        made.rollout(requests(made), seed=6)
 
 
 def test_stages_do_not_nest_their_patches(folder, tmp_path):

@@ -189,9 +189,6 @@ def _tried(learner: Any, stage: str, plan: Plan) -> dict[str, Any]:
     return {"peak": _peak(), "gpu": gpu, "seconds": seconds, "prompt": prompt, "completion": completion}
 
 
-_NO_ROOM = "can't allocate memory"
-"""What torch says on a CPU, as a RuntimeError."""
-
 _WORD = 7
 """The token that made-up rows are of."""
 
@@ -208,10 +205,9 @@ def _pair(prompt: int, completion: int) -> Pair:
 
 
 def _failure(error: BaseException) -> dict[str, Any]:
-    from ..train.learner import OUT_OF_MEMORY
+    from ..train.out_of_memory import is_out_of_memory
 
-    chain = (error, error.__cause__)
-    memory = any(isinstance(each, OUT_OF_MEMORY) or _NO_ROOM in str(each) for each in chain)
+    memory = is_out_of_memory(error)
     said = f"{type(error).__name__}: {error}" if not memory else "out of memory"
     return {"error": said, "memory": memory}
 

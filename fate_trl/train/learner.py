@@ -35,7 +35,7 @@ from ..recipe.schema import Recipe
 from ..suites.episodes import environment_factories
 from ..suites.opening import tools_of
 from ..types import BufferRow, Hindsight, Pair, RolloutRequest, Task, Trajectory
-from . import preference
+from . import out_of_memory, preference
 from .checkpoints import Checkpoints, last_checkpoint, output_of
 from .config import PFPOConfig
 from .distillation import DistillationTrainer
@@ -54,8 +54,6 @@ from .templates import render
 from .trainer import PFPOTrainer
 
 logger = logging.getLogger(__name__)
-
-OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
 
 class _Steps(TrainerCallback):
@@ -213,7 +211,9 @@ class TrlLearner:
         while len(out) < len(requests):
             try:
                 out += self._roller.rollout(requests[len(out) : len(out) + self._fitting])
-            except OUT_OF_MEMORY as error:
+            except out_of_memory.ERRORS as error:
+                if not out_of_memory.is_out_of_memory(error):
+                    raise
                 tried = min(self._fitting, len(requests) - len(out))
                 if tried == 1:
                     raise FateError(
@@ -410,12 +410,12 @@ class TrlLearner:
         try:
             with self._spent.on("training"):
                 trainer.train(resume_from_checkpoint=self.team.agreed(found))
-        except OUT_OF_MEMORY as error:
-            raise FateError(
-                "out of memory in training: in the run's recipe.yaml lower per_device_train_batch_size of this stage, "
-                "and raise gradient_accumulation_steps by as much; then resume."
-            ) from error
         except Exception as error:
+            if out_of_memory.is_out_of_memory(error):
+                raise FateError(
+                    "out of memory in training: in the run's recipe.yaml lower per_device_train_batch_size of this "
+                    "stage, and raise gradient_accumulation_steps by as much; then resume."
+                ) from error
             if not checkpoints.saving:
                 raise
             raise LedgerError(f"cannot write a checkpoint to {scratch}: {error}. Mend that, then resume.") from error
