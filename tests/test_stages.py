@@ -245,7 +245,7 @@ def test_an_error_of_torch_in_a_rollout_is_not_taken_for_memory(folder):
         raise RuntimeError("shapes")
 
     made._roller.rollout = failed
-    with pytest.raises(RuntimeError, match="^shapes$"):
+    with pytest.raises(RuntimeError, match=r"^shapes$"):
         made.rollout(requests(made), seed=6)
 
 
