@@ -25,58 +25,34 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not any(known.values()):
         raise pytest.UsageError(f"plugin {plugin!r} registers no component, so there is nothing to check")
     for type, names in known.items():
-        fixture = type.replace(" ", "_")
-        if fixture in metafunc.fixturenames:
+        if (fixture := _fixture_of(type)) in metafunc.fixturenames:
             metafunc.parametrize(fixture, names or [NO_COMPONENT], indirect=True, scope="module")
     if "component" in metafunc.fixturenames:
         every = [(type, name) for type, names in known.items() for name in names]
         metafunc.parametrize("component", every, ids=[f"{type}-{name}" for type, name in every], indirect=True)
 
 
+def _fixture_of(type: plugins.Type) -> str:
+    return type.replace(" ", "_")
+
+
+def _making(type: plugins.Type) -> Any:
+    """The fixture of a kind of component: one that is made, whose name is the parameter."""
+
+    @pytest.fixture(scope="module", name=_fixture_of(type))
+    def made(request: pytest.FixtureRequest) -> Any:
+        return make(request.config, type, request.param)
+
+    return made
+
+
+globals().update({_fixture_of(type): _making(type) for type in plugins.HOOKS})
+
+
 @pytest.fixture
 def component(request: pytest.FixtureRequest) -> Component:
     type, name = request.param
     return plugins.components(request.config.getoption("--fate-plugin"), type)[name]
-
-
-@pytest.fixture(scope="module")
-def verifier(request: pytest.FixtureRequest) -> Any:
-    return make(request.config, "verifier", request.param)
-
-
-@pytest.fixture(scope="module")
-def repair(request: pytest.FixtureRequest) -> Any:
-    return make(request.config, "repair", request.param)
-
-
-@pytest.fixture(scope="module")
-def selector(request: pytest.FixtureRequest) -> Any:
-    return make(request.config, "selector", request.param)
-
-
-@pytest.fixture(scope="module")
-def pairing(request: pytest.FixtureRequest) -> Any:
-    return make(request.config, "pairing", request.param)
-
-
-@pytest.fixture(scope="module")
-def pair_loss(request: pytest.FixtureRequest) -> Any:
-    return make(request.config, "pair loss", request.param)
-
-
-@pytest.fixture(scope="module")
-def policy_loss(request: pytest.FixtureRequest) -> Any:
-    return make(request.config, "policy loss", request.param)
-
-
-@pytest.fixture(scope="module")
-def callback(request: pytest.FixtureRequest) -> Any:
-    return make(request.config, "callback", request.param)
-
-
-@pytest.fixture(scope="module")
-def suite(request: pytest.FixtureRequest) -> Any:
-    return make(request.config, "suite", request.param)
 
 
 @pytest.fixture(scope="session")
@@ -86,13 +62,3 @@ def own_suites(request: pytest.FixtureRequest) -> list[Suite]:
     known = {} if plugin == plugins.BUILTINS else plugins.components(plugin, "suite")
     ready = [n for n, c in known.items() if plugins.required(c.factory) <= set(arguments_of(config, n))]
     return [make(config, "suite", name) for name in ready]
-
-
-@pytest.fixture(scope="module")
-def budget(request: pytest.FixtureRequest) -> Any:
-    return make(request.config, "budget", request.param)
-
-
-@pytest.fixture(scope="module")
-def merge(request: pytest.FixtureRequest) -> Any:
-    return make(request.config, "merge", request.param)
