@@ -66,6 +66,12 @@ def test_several_are_compared_with_the_first(scripted_folder):
         comparison.compare([names[0], f"{scripted_folder}@round-7"])
 
 
+@pytest.mark.parametrize(("number", "policy"), [("0", "base"), ("1", "round-1")])
+def test_a_policy_is_named_by_its_rounds_number_too(scripted_folder, number, policy):
+    """As `fate-trl front` names it."""
+    assert comparison.Side.open(f"{scripted_folder}@{number}").policy == policy
+
+
 def test_a_folder_may_have_an_at_in_its_name(scripted_folder, tmp_path):
     odd = shutil.copytree(scripted_folder, tmp_path / "run@base")
     assert comparison.Side.open(str(odd)).policy == "round-2"

@@ -317,12 +317,13 @@ def test_the_command_writes_weights_and_what_was_chosen(tmp_path):
     assert "0.50" in shown.stdout
 
 
-def test_policies_of_runs_are_named_by_their_round(tmp_path):
+@pytest.mark.parametrize("second", ["1", "round-1"])
+def test_policies_of_runs_are_named_by_their_round(tmp_path, second):
     run = RunDirectory(tmp_path / "run")
     run.write_text("recipe.yaml", make_recipe(RUN).dump())
     for place, seed in (("00/base", 1), ("01/policy", 2)):
         whole(tmp_path / "run/rounds" / place, seed)
-    done = call("soup", f"{run.path}@0", f"{run.path}@1", "-o", tmp_path / "out")
+    done = call("soup", f"{run.path}@0", f"{run.path}@{second}", "-o", tmp_path / "out")
     assert done.exit_code == 0, done.output
     places = (tmp_path / "out", run.path / "rounds/00/base", run.path / "rounds/01/policy")
     out, a, b = (load_file(place / "model.safetensors") for place in places)

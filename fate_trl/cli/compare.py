@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ..errors import RecipeError
 from ..interchange.results import READERS, Columns, recognised
+from ..ledger.layout import split_policy
 from ..metrics.columns import Correction
 from ..report import words
 from .console import AsJson, counted, out, print_json, visible
@@ -81,7 +82,7 @@ def compare_runs(
 
 
 def _check_there(name: str) -> None:
-    if not (Path(name).exists() or Path(name.rpartition("@")[0] or name).exists()):
+    if not (Path(name).exists() or Path(split_policy(name)[0]).exists()):
         raise RecipeError(f"there is no {name!r} here; give run directories, or files of results.")
 
 

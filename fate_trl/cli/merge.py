@@ -19,7 +19,7 @@ from rich.table import Table
 
 from .. import plugins
 from ..errors import FateError, LedgerError, RecipeError
-from ..ledger.layout import is_run, round_dir
+from ..ledger.layout import is_run, policy_folder, round_of, split_policy
 from ..ledger.reading import RunReader
 from ..ledger.writing import RunDirectory
 from ..loop.merging import checked
@@ -72,21 +72,15 @@ def merge(
 
 def _weights(policy: str) -> Path:
     """The folder of a policy's weights. Raises RecipeError or LedgerError where there is none."""
-    path, round = Path(policy), ""
-    if not path.exists() and "@" in policy:
-        name, _, round = policy.rpartition("@")
-        path = Path(name)
-    if round and not round.isdecimal():
+    name, wanted = split_policy(policy)
+    path, round = Path(name), round_of(wanted)
+    if wanted and round is None:
         raise RecipeError(f"{policy}: after the @ stands the number of a round.")
     if not is_run(path):
-        if round or not any(path.glob("*.safetensors")):
+        if wanted or not any(path.glob("*.safetensors")):
             raise RecipeError(f"{policy!r} is neither a run directory, RUN@ROUND, nor a folder with safetensors.")
         return path
-    if round and int(round) == 0:
-        starts = (path / round_dir(0) / name for name in ("after-warm_start", "base"))
-        found = next((folder for folder in starts if folder.is_dir()), None)
-    else:
-        found = RunReader.open(path).policy_folder(int(round) if round else None)
+    found = policy_folder(path, 0) if round == 0 else RunReader.open(path).policy_folder(round)
     if found is None:
         raise LedgerError(f"{policy} has no weights of its own: it trained nothing, or no round was accepted.")
     return found
@@ -116,7 +110,7 @@ class _Evaluation:
     def _run(self) -> Any:
         from ..train.build import build
 
-        run = self.target if is_run(Path(self.target)) else self.target.rpartition("@")[0]
+        run, _ = split_policy(self.target)
         if not is_run(Path(run)):
             raise FateError(f"this merge evaluates; give a run first, whose tasks it can take: {self.target} is none.")
         data = values_of(run)

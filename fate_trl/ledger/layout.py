@@ -58,6 +58,24 @@ def is_run(path: Path) -> bool:
     return (path / "recipe.yaml").is_file() or (path / "rounds").is_dir()
 
 
+def policy_folder(run: Path, round: int) -> Path | None:
+    """Where the policy after a round lies; round 0 is the model as given, or its warm start. None if none was saved."""
+    folders = (run / round_dir(round) / name for name in ("policy", "after-warm_start", "base"))
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def split_policy(name: str) -> tuple[str, str]:
+    """(run, policy) of "RUN@POLICY"; the policy is "" without an @, of a path that is there, and of a URL."""
+    path, _, policy = name.rpartition("@")
+    return (path, policy) if path and "://" not in name and not Path(name).exists() else (name, "")
+
+
+def round_of(policy: str) -> int | None:
+    """The round that a policy of a run is named by: 2 of "round-2", as in metrics.json, and of "2"; None by none."""
+    number = policy.removeprefix("round-")
+    return int(number) if number.isascii() and number.isdigit() else None
+
+
 def trajectories_in(stage: Mapping[str, Any]) -> int | None:
     """How many trajectories the record of a finished stage counts; None if that stage rolls none out."""
     counted: int | None = stage.get("trajectories", stage.get("candidates"))

@@ -12,10 +12,9 @@ import numpy as np
 
 from ..errors import PluginError
 from ..hookspecs import Learner, Merge
-from ..ledger.layout import round_dir
+from ..ledger.layout import policy_folder, round_dir
 from ..ledger.writing import RunDirectory
 from ..types import Case
-from .policies import policy_folder
 
 TRAINED = "trained"
 """Folder in a round of the policy before it was merged."""
@@ -26,8 +25,8 @@ def earlier_policies(run: RunDirectory, accepted: Sequence[int]) -> list[str]:
     folders = []
     for round in sorted(accepted, reverse=True):
         trained = run.path / round_dir(round) / TRAINED
-        folders.append(str(trained) if trained.is_dir() else policy_folder(run, round))
-    return [folder for folder in (*folders, policy_folder(run, 0)) if folder is not None]
+        folders.append(trained if trained.is_dir() else policy_folder(run.path, round))
+    return [str(folder) for folder in (*folders, policy_folder(run.path, 0)) if folder is not None]
 
 
 def merge_policies(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 from ..hookspecs import Learner
-from ..ledger.layout import round_dir
+from ..ledger.layout import policy_folder, round_dir
 from ..ledger.writing import RunDirectory
 from .budgets import Budgets
 
@@ -21,18 +21,12 @@ def save_policy(learner: Learner, run: RunDirectory, folder: str, budgets: Budge
 
 def load_policy(learner: Learner, run: RunDirectory, round: int, budgets: Budgets = NO_BUDGETS) -> None:
     """Load the policy of an accepted round; round 0 is the model as given, or its warm start."""
-    folder = policy_folder(run, round)
+    folder = policy_folder(run.path, round)
     if folder is None:
         save_policy(learner, run, f"{round_dir(0)}/base", budgets)
     else:
-        learner.load(folder)
+        learner.load(str(folder))
         budgets.load(folder)
-
-
-def policy_folder(run: RunDirectory, round: int) -> str | None:
-    """Where the policy of an accepted round is; round 0 is the model as given, or its warm start."""
-    folders = (run.path / round_dir(round) / name for name in ("policy", "after-warm_start", "base"))
-    return next((str(folder) for folder in folders if folder.is_dir()), None)
 
 
 def tidy(run: RunDirectory, round: int) -> None:

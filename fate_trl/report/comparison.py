@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 from .. import metrics
 from ..errors import FateError, RecipeError
+from ..ledger.layout import split_policy
 from ..messages import text_of
 from ..metrics import is_error, summarize
 from ..record import stable_hash
@@ -49,9 +49,7 @@ class Side:
     @classmethod
     def open(cls, name: str) -> Self:
         """From "RUN", whose last accepted policy is meant, or "RUN@POLICY"."""
-        path, at, wanted = name.rpartition("@")
-        if not at or Path(name).exists():
-            path, wanted = name, ""
+        path, wanted = split_policy(name)
         run = Run.open(path)
         return cls.of(name, run, run.policy(wanted), "test")
 

@@ -219,7 +219,7 @@ def _common(found: Sequence[_Found]) -> list[str]:
 def _row(one: _Found, objectives: Sequence[str], seed: int) -> Json:
     return {
         "policy": one.side.name,
-        "run": one.side.name.rpartition("@")[0],
+        "run": str(one.side.run.path),
         "round": one.policy.round,
         "accepted": one.policy.accepted,
         "validation": objective_means(list(one.side.cases.values()), objectives, seed=seed),

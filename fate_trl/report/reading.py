@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import RecipeError
-from ..ledger.layout import file_of, trajectories_in
+from ..ledger.layout import file_of, round_of, trajectories_in
 from ..ledger.reading import RunReader
 from ..loop.counts import measured
 from ..suites.scripted import ROLES
@@ -129,14 +129,15 @@ class Run:
         return {"warm_start": bool(self.recipe.get("warm_start")), "rounds": self.recipe.get("rounds", 1)}
 
     def policy(self, name: str = "") -> EvaluatedPolicy:
-        """A policy by name; without one, the last accepted policy that was evaluated on the test split.
+        """A policy by name, or by its round's number; without one, the last accepted one evaluated on the test split.
 
         Raises:
             RecipeError: There is no such policy; the message lists those that there are.
         """
         tested = [policy for policy in self.policies if "test" in policy.stages]
         if name:
-            chosen = [policy for policy in tested if policy.name == name]
+            named = [policy for policy in tested if policy.name == name]
+            chosen = named or [p for p in tested if p.round == round_of(name) and not p.scripted]
         else:
             chosen = [policy for policy in tested if policy.accepted and not policy.scripted]
         if not chosen:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import RecipeError
+from ..ledger.layout import round_of, split_policy
 from ..messages import Message
 from ..recipe.loading import overridden, validated
 from ..recipe.schema import Recipe
@@ -101,12 +102,10 @@ def speaker_of(
     Raises:
         RecipeError: There is no such target, or it cannot be loaded.
     """
-    path, at, wanted = target.rpartition("@")
-    number = -1
-    if at and not Path(target).exists() and "://" not in target:
-        number = _round(target, wanted)
-    else:
-        path = target
+    path, policy = split_policy(target)
+    number = round_of(policy) if policy else -1
+    if number is None:
+        raise RecipeError(f"{target}: a run's policy is RUN or RUN@round-2, not @{policy}.")
     data = values_of(path, model, base, number)
     data["suites"] = data.get("suites") or ["workbench"]  # a recipe must have some; none is opened here
     for text in sets:
@@ -118,11 +117,4 @@ def speaker_of(
         return ServedSpeaker(recipe, seed), recipe.model.path
     from ..train.speaker import LocalSpeaker  # torch
 
-    return LocalSpeaker(recipe, seed), Path(path).name + (f"@{wanted}" if number >= 0 else "")
-
-
-def _round(target: str, wanted: str) -> int:
-    number = wanted.removeprefix("round-")
-    if number == wanted or not number.isdecimal():
-        raise RecipeError(f"{target}: a run's policy is RUN or RUN@round-2, not @{wanted}.")
-    return int(number)
+    return LocalSpeaker(recipe, seed), Path(path).name + (f"@{policy}" if number >= 0 else "")

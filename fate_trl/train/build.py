@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from ..hookspecs import Suite
+from ..ledger.layout import policy_folder
 from ..ledger.writing import RunDirectory
 from ..loop.assemble import assemble
 from ..loop.counts import peak_memory
-from ..loop.policies import policy_folder
 from ..loop.reporter import Reporter, Silent
 from ..loop.rounds import Evolution
 from ..process.stop import ECHO, SIGNALS
@@ -65,7 +65,7 @@ def _built(
     learner: Any = evolution.learner
     learner.stop = evolution.stop
     learner.keep_states_of({"chooser": evolution.selector, "repair": evolution.repair})
-    learner.first_policy = lambda: policy_folder(run, 0)
+    learner.first_policy = lambda: policy_folder(run.path, 0)
     learner.tasks = [task for split in ("train", "validation", "test") for task in evolution.tasks(split)]
     return evolution
 

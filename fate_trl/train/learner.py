@@ -135,7 +135,7 @@ class TrlLearner:
         self.team = team or Team()
         self.stop = Stop()
         self.tasks: list[Task] = []
-        self.first_policy: Callable[[], str | None] = lambda: None
+        self.first_policy: Callable[[], Path | None] = lambda: None
         self._roller: PFPOTrainer | None = None
         self._spent = Spent()
         self._engine: Any = None
@@ -379,7 +379,7 @@ class TrlLearner:
             raise FateError(f"preference.max_length is {args.max_length}: none of {len(pairs)} pairs is short enough.")
         with preference.dropout_kept(self.model):
             told_to = [_Steps(self.reporter)]
-            first = None if (folder := self.first_policy()) is None else lambda: self._weights_of(folder)
+            first = None if (folder := self.first_policy()) is None else lambda: self._weights_of(str(folder))
             trainer = preference.PairTrainer(self.model, args, rows, self.tokenizer, told_to, self.pair_loss, first)
             if self.recipe.share_prefixes:
                 share_training(trainer, trainer.head_fields)
