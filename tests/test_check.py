@@ -411,6 +411,9 @@ def test_a_grpo_config_with_a_data_set_of_prompts(grpo, tmp_path):
         (GRPO, (), "names no data set; give --suite NAME"),
         (GRPO, ("--dataset", "owner/data"), "'owner/data' is no .jsonl, .json, .csv file here"),
         (GRPO, ("--suite", "workbench", "--model", "runs/none/here"), "no folder 'runs/none/here'"),
+        ("model_init_kwargs: 3\n", (), "model_init_kwargs must be a mapping"),
+        ("dataset_name: [1, 2]\n", ("--model", "embedded"), "the data set '[1, 2]' is no .jsonl"),
+        ("[1, 2]\n", (), "must hold a mapping of GRPOConfig's keys"),
     ],
 )
 def test_what_is_wrong_with_a_grpo_config_is_told_by_name(grpo, tmp_path, text, options, words):
@@ -420,6 +423,28 @@ def test_what_is_wrong_with_a_grpo_config_is_told_by_name(grpo, tmp_path, text, 
     assert status == 1
     assert list(found) == ["recipe"]
     assert words in found["recipe"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("data.json", "3", "must hold a list of rows"),
+        ("data.json", "[" * 100_000, "cannot be read"),
+        ("data.csv", "prompt\n" + "x" * 200_000, "field larger than field limit"),
+    ],
+    ids=["a number", "deep", "a long field"],
+)
+def test_a_data_set_that_is_none_is_told(grpo, tmp_path, name, text, words):
+    (tmp_path / name).write_text(text)
+    status, found = grpo(GRPO, "--model", "embedded", "--dataset", str(tmp_path / name))
+    assert status == 1
+    assert words in found["recipe"]["reason"]
+
+
+def test_a_value_of_another_type_is_told_by_the_key_of_the_file(grpo):
+    status, found = grpo("use_peft: true\nlora_r: .nan\n", "--model", "embedded", "--suite", "workbench")
+    assert status == 1
+    assert found["recipe"]["reason"].startswith("lora_r: ")
 
 
 def test_a_column_that_is_not_there_is_told(grpo, tmp_path):

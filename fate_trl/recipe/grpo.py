@@ -60,7 +60,7 @@ def grpo_recipe(
     Raises:
         RecipeError: A key that neither GRPOConfig nor TRL's script or model has; no model; no prompts.
     """
-    values = read_values(_file(config))
+    values = _values(config)
     overridden(values, sets)
     known = set(trl_keys("grpo_config"))
     unknown = [key for key in values if key not in known | _MODEL | _SCRIPT]
@@ -70,9 +70,9 @@ def grpo_recipe(
     path = model or values.get("model_name_or_path") or ""
     if not path:
         raise RecipeError(f"{config} names no model; give --model with a folder or a hub id.")
-    named: list[Any] = list(suites) or [_prompts(dataset or values.get("dataset_name") or "", config, folder)]
-    recipe = validated({"model": _model(str(path), values), "suites": named, **_training(values, known)})
+    named: list[Any] = list(suites) or [_prompts(str(dataset or values.get("dataset_name") or ""), config, folder)]
     try:
+        recipe = validated({"model": _model(str(path), values), "suites": named, **_training(values, known)})
         check(recipe)
     except RecipeError as error:
         raise RecipeError(own_words(str(error))) from None
@@ -81,16 +81,19 @@ def grpo_recipe(
 
 def own_words(text: str) -> str:
     """What is said of a recipe's keys, in the words of a GRPOConfig, which has no sections."""
+    for key, ours in _LORA.items():
+        text = text.replace(f"model.lora.{ours}", key)
     for section in ("pfpo.", "rollout.", "pfpo: "):
         text = text.replace(section, "")
     return text.replace("unknown recipe key", "unknown key")
 
 
-def _file(config: str) -> Path:
+def _values(config: str) -> dict[str, Any]:
+    """What the YAML file holds."""
     file = Path(config).expanduser()
     if not file.is_file():
         raise RecipeError(f"there is no file {config!r}; give a YAML file with GRPOConfig's keys.")
-    return file
+    return read_values(file, "GRPOConfig's keys")
 
 
 def _training(values: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
@@ -107,6 +110,8 @@ def _training(values: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
 def _model(path: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The section `model`."""
     made = values.get("model_init_kwargs") or {}
+    if not isinstance(made, dict):
+        raise RecipeError(f"model_init_kwargs must be a mapping, such as {{dtype: bfloat16}}, not {made!r:.80}.")
     dtype = values.get("dtype") or values.get("torch_dtype") or made.get("dtype") or made.get("torch_dtype")
     lora = {ours: values[key] for key, ours in _LORA.items() if values.get(key) is not None}
     return {
@@ -154,8 +159,10 @@ def _read(dataset: str) -> Iterator[Any]:
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
         else:
             rows = json.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise RecipeError(f"{dataset} cannot be read: {error}") from None
+    if not isinstance(rows, list):
+        raise RecipeError(f"{dataset} must hold a list of rows, each with the column 'prompt'; not {text[:40]!r}.")
     for number, row in enumerate(rows):
         prompt = row.get("prompt") if isinstance(row, dict) else None
         if not prompt:

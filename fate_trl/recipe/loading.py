@@ -60,8 +60,8 @@ def load_with_components(path: str | Path, overrides: Iterable[str] = ()) -> tup
         raise RecipeError(_placed(str(error), file, {text.partition("=")[0] for text in overrides})) from None
 
 
-def read_values(file: Path) -> dict[str, Any]:
-    """What a recipe file holds, unchecked. Raises RecipeError if that is no mapping."""
+def read_values(file: Path, of: str = "") -> dict[str, Any]:
+    """What a recipe file holds, unchecked. Raises RecipeError if that is no mapping `of` a recipe's keys, or others."""
     try:
         data = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except RecipeError as error:
@@ -69,7 +69,7 @@ def read_values(file: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:  # ValueError: no UTF-8, or no such date
         raise RecipeError(f"{file} cannot be read as YAML: {error}") from None
     if not isinstance(data, dict):
-        raise RecipeError(f"{file} must hold a mapping of {', '.join(Recipe.model_fields)}.")
+        raise RecipeError(f"{file} must hold a mapping of {of or ', '.join(Recipe.model_fields)}.")
     return data
 
 
