@@ -26,6 +26,10 @@ class Wrong:
             "sum": [share + 1 for share in shares],
             "high": [total, *[0] * (len(items) - 1)],
             "half": [share + 0.5 for share in shares],
+            "nan": [float("nan")] * len(items),
+            "infinite": [float("inf")] * len(items),
+            "texts": ["many"] * len(items),
+            "none": None,
         }[self.how]
 
 

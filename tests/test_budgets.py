@@ -158,7 +158,12 @@ def test_a_round_that_is_rolled_back_takes_the_state_along(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("how", "said"), [("few", "one whole number"), ("half", "one whole number"), ("sum", "add up"), ("high", "bounds")]
+    ("how", "said"),
+    [
+        *((how, "one whole number") for how in ("few", "half", "nan", "infinite", "texts", "none")),
+        ("sum", "add up"),
+        ("high", "bounds"),
+    ],
 )
 def test_a_budget_that_does_not_add_up_is_stopped_before_anything_is_rolled_out(tmp_path, how, said):
     run = make(tmp_path, {"rollout": {"budget": {"name": f"{FILE}/wrong", "args": {"how": how}}}})

@@ -93,6 +93,34 @@ def test_it_reshapes_advantages_in_training_alone(tmp_path):
     assert plain.abs().max() > 0
 
 
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda advantages: advantages.mul_(float("nan")), "must return finite advantages"),
+        (lambda advantages: advantages.tolist(), "must return a tensor of shape"),
+        (lambda advantages: advantages.numpy(), "must return a tensor of shape"),
+    ],
+    ids=["NaN in place", "a list", "an array"],
+)
+def test_advantages_that_cannot_be_learned_from_are_an_error_that_names_it(tmp_path, spoil, said):
+    class Spoils(Watching):
+        def reshape(self, advantages):
+            return spoil(advantages)
+
+    with pytest.raises(PluginError, match=f"Spoils: reshape {said}"):
+        make(tmp_path, [length], more={"callbacks": [Spoils()]}).train()
+
+
+@pytest.mark.parametrize("said", [None, {"a": "high"}, [1.0]], ids=str)
+def test_metrics_that_are_no_numbers_are_an_error_that_names_it(tmp_path, said):
+    class Odd(Watching):
+        def metrics(self):
+            return said
+
+    with pytest.raises(PluginError, match="Odd: metrics must return numbers by name"):
+        make(tmp_path, [length], more={"callbacks": [Odd()]}).train()
+
+
 def test_advantages_of_another_shape_are_an_error_that_names_it(tmp_path):
     class Short(Watching):
         def reshape(self, advantages):

@@ -188,7 +188,10 @@ def test_redrawn_groups_bring_their_own_columns(tmp_path):
 # ------------------------------------------------------------------------------------------------ errors
 
 
-@pytest.mark.parametrize("wrong", [0.5, torch.zeros(2, requires_grad=True), torch.tensor(0.5)])
+@pytest.mark.parametrize(
+    "wrong",
+    [0.5, None, torch.zeros(2, requires_grad=True), torch.tensor(0.5), torch.tensor(np.nan, requires_grad=True)],
+)
 def test_a_loss_that_returns_no_scalar_with_a_gradient_is_named(tmp_path, wrong):
     class Odd:
         def __call__(self, batch):
@@ -198,7 +201,7 @@ def test_a_loss_that_returns_no_scalar_with_a_gradient_is_named(tmp_path, wrong)
         make(tmp_path, [length], more={"loss": Odd()}).train()
 
 
-@pytest.mark.parametrize("column", [np.zeros(8), np.zeros((2, 3)), np.full((2, 4), np.inf)])
+@pytest.mark.parametrize("column", [np.zeros(8), np.zeros((2, 3)), np.full((2, 4), np.inf), None, "no", [[1], [1, 2]]])
 def test_a_column_that_does_not_fit_is_named(tmp_path, column):
     class Odd(Bnpo):
         def columns(self, scores_G_N_M, *, reward_G_N, objectives, valid_G_N):

@@ -216,7 +216,10 @@ def test_a_plugins_dpo_is_trls_to_the_bit(tmp_path, adapter):
     assert (own.batch.chosen.logps_B_T[own.batch.chosen.turn_B_T < 0] == 0).all()
 
 
-@pytest.mark.parametrize("wrong", [0.5, torch.zeros(2, requires_grad=True), torch.tensor(0.5)])
+@pytest.mark.parametrize(
+    "wrong",
+    [0.5, None, torch.zeros(2, requires_grad=True), torch.tensor(0.5), torch.tensor(torch.inf, requires_grad=True)],
+)
 def test_a_pair_loss_that_returns_no_scalar_with_a_gradient_is_named(tmp_path, wrong):
     class Odd:
         def __call__(self, batch):

@@ -64,10 +64,15 @@ def read_states(folder: str | Path, name: str = FILE) -> dict[str, Any]:
 
 
 def metrics_of(component: Any) -> dict[str, float]:
-    """A component's own numbers, by name; none where it has no `metrics`."""
+    """A component's own numbers, by name; none where it has no `metrics`. Raises PluginError where they are none."""
     if not hasattr(component, "metrics"):
         return {}
-    return {str(name): float(value) for name, value in component.metrics().items()}
+    said = component.metrics()
+    try:
+        return {str(name): float(value) for name, value in said.items()}
+    except (AttributeError, TypeError, ValueError):
+        who = type(component).__name__
+        raise PluginError(f"{who}: metrics must return numbers by name, not {str(said)[:80]}.") from None
 
 
 def _who(name: str, component: Any) -> str:

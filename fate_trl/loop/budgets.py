@@ -55,11 +55,18 @@ class Budgets:
         low, mean, high = bounds(stage, reference, usual)
         total = nearest_whole(mean * len(items))
         rng = np.random.default_rng(seed_of(self.seed, round, f"budget-{stage}"))
-        said = list(self.made[stage].tries(list(items), total=total, low=low, high=high, rng=rng)) if items else []
+        said = self.made[stage].tries(list(items), total=total, low=low, high=high, rng=rng) if items else []
         who = f"budget {reference.name!r}"
-        if len(said) != len(items) or any(int(count) != count for count in said):
-            raise PluginError(f"{who}: tries must return one whole number for each of {len(items)} items.")
-        counts = [int(count) for count in said]
+        try:
+            given = list(said)
+            counts = [int(count) for count in given]
+            whole = counts == given
+        except (TypeError, ValueError, OverflowError):  # no list, or of no numbers; NaN; infinity
+            whole = False
+        if not whole or len(counts) != len(items):
+            raise PluginError(
+                f"{who}: tries must return one whole number for each of {len(items)} items, not {str(said)[:80]}."
+            )
         if sum(counts) != total:
             raise PluginError(f"{who}: its tries add up to {sum(counts)}; there are {total}.")
         if counts and not low <= min(counts) <= max(counts) <= high:

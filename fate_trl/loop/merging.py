@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import PluginError
 from ..hookspecs import Learner, Merge
+from ..ledger.components import metrics_of
 from ..ledger.layout import policy_folder, round_dir
 from ..ledger.writing import RunDirectory
 from ..types import Case
@@ -67,7 +68,7 @@ def merge_policies(
 
         chosen = checked(merge.coefficients(len(folders), evaluate, rng), len(folders), name)
         told = become(chosen[0])
-    own: dict[str, Any] = getattr(merge, "metrics", dict)()
+    own = metrics_of(merge)
     record = {"policies": len(folders), "coefficients": chosen[0], **({"tried": tried} if tried else {})}
     return {**record, **told, **({"merge": own} if own else {})}
 

@@ -24,6 +24,7 @@ from ..errors import PluginError, RecipeError
 from ..hookspecs import PolicyBatch, takes_rows
 from ..ledger.components import metrics_of
 from ..recipe.pfpo_checks import OF_TRLS_LOSS, check_setting
+from .plugin_loss import scalar
 from .prefix_trainer import PrefixTrainer
 from .selection import Question
 
@@ -116,6 +117,8 @@ class LossTrainer(PrefixTrainer):
         out = {REWARD: np.nan_to_num(reward_G_N), VALID: valid_G_N}
         for who, each in self._asking.items():
             said = question.put(each.columns, reward_G_N=reward_G_N)
+            if not isinstance(said, Mapping):
+                raise PluginError(f"{type(each).__name__}: columns must return arrays by name, not {str(said)[:80]}.")
             for name, values in said.items():
                 out[f"{who} {name}"] = _checked(values, valid_G_N, f"{type(each).__name__}: column {name!r}")
         return {name: values.reshape(-1) for name, values in out.items()}
@@ -141,10 +144,12 @@ class LossTrainer(PrefixTrainer):
         """Let callbacks change the advantages of a generation, in place."""
         for each in self.components_told:
             if hasattr(each, "reshape"):
-                before = out["advantages"]
-                out["advantages"] = each.reshape(before)
-                if getattr(out["advantages"], "shape", None) != before.shape:
-                    raise PluginError(f"{type(each).__name__}: reshape must return a tensor of shape {before.shape}.")
+                before, who = out["advantages"], f"{type(each).__name__}: reshape must return"
+                said = out["advantages"] = each.reshape(before.clone())
+                if not isinstance(said, torch.Tensor) or said.shape != before.shape:
+                    raise PluginError(f"{who} a tensor of shape {before.shape}.")
+                if not torch.isfinite(said[torch.isfinite(before)]).all():
+                    raise PluginError(f"{who} finite advantages, where those that it is given are.")
 
     # -------------------------------------------------------------------------------------------- a micro-batch
 
@@ -171,7 +176,8 @@ class LossTrainer(PrefixTrainer):
                 each.watch(self._batch(model, inputs, kept, name, each))
         if self.policy_loss is None:
             return trls
-        loss = _scalar(self.policy_loss(self._batch(model, inputs, kept, "loss", self.policy_loss)), self.policy_loss)
+        said = self.policy_loss(self._batch(model, inputs, kept, "loss", self.policy_loss))
+        loss = scalar(said, self.policy_loss, "policy loss")
         for name, value in metrics_of(self.policy_loss).items():
             self._metrics[mode][f"loss/{name}"].append(value)
         if self.aux_loss_enabled:
@@ -236,19 +242,12 @@ class LossTrainer(PrefixTrainer):
 
 def _checked(values: Any, valid_G_N: np.ndarray, who: str) -> np.ndarray:
     """A column, 0 in rows that are out. Raises PluginError where it is of a wrong shape, or not finite elsewhere."""
-    found = np.array(values, dtype=np.float64)
+    try:
+        found = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise PluginError(f"{who} is {str(values)[:80]}; it must be numbers of the shape {valid_G_N.shape}.") from None
     if found.shape != valid_G_N.shape:
         raise PluginError(f"{who} has the shape {found.shape}; it must be {valid_G_N.shape}.")
     if not np.isfinite(found[valid_G_N]).all():
         raise PluginError(f"{who} is NaN or infinite in a row that is valid.")
     return np.where(valid_G_N, found, 0.0)
-
-
-def _scalar(loss: Any, of: Any) -> torch.Tensor:
-    needed = torch.is_grad_enabled()
-    if not isinstance(loss, torch.Tensor) or loss.ndim or (needed and not loss.requires_grad):
-        raise PluginError(
-            f"the policy loss {type(of).__name__} returned {str(loss)[:80]}; it returns a scalar tensor with a "
-            "gradient."
-        )
-    return loss

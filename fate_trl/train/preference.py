@@ -23,7 +23,6 @@ from transformers.trainer_callback import ExportableState
 from trl import DPOConfig, DPOTrainer
 
 from ..choose.turns import turns_of
-from ..errors import PluginError
 from ..hookspecs import PairBatch, PairLoss, PairSide
 from ..ledger.components import metrics_of, restore, states_of
 from ..types import Pair
@@ -38,6 +37,7 @@ from .pair_facts import (
     prompt_counts,
     sequences_of,
 )
+from .plugin_loss import scalar
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ class PairTrainer(DPOTrainer):
 
     def _of_plugin(self, loss: Any, batch: PairBatch) -> Any:
         """The plugin's loss, which then learns from the batch if it does, in training."""
-        value = _scalar(loss(batch), loss)
+        value = scalar(loss(batch), loss, "pair loss")
         if hasattr(loss, "learn") and torch.is_grad_enabled():
             loss.learn(of_all(batch, self.accelerator))
         for name, number in metrics_of(loss).items():
@@ -221,14 +221,6 @@ class LossState(TrainerCallback, ExportableState):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step:
             restore(self.components, state.stateful_callbacks[type(self).__name__]["attributes"])
-
-
-def _scalar(loss: Any, of: PairLoss) -> torch.Tensor:
-    if not isinstance(loss, torch.Tensor) or loss.ndim or not loss.requires_grad:
-        raise PluginError(
-            f"the pair loss {type(of).__name__} returned {str(loss)[:80]}; it returns a scalar tensor with a gradient."
-        )
-    return loss
 
 
 def rows_of(

@@ -160,8 +160,12 @@ def asked(selector: Any, method: str, question: Question) -> np.ndarray:
         PluginError: It is of a wrong shape, or not finite for a row that is valid.
     """
     ask, valid_G_N = getattr(selector, method), question.valid_G_N
-    said = np.array(question.put(ask), dtype=np.float64)
+    given = question.put(ask)
     who = f"selector {type(selector).__name__}: {method}"
+    try:
+        said = np.array(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise PluginError(f"{who} returned {str(given)[:80]}; it must be numbers of {valid_G_N.shape}.") from None
     shapes = [valid_G_N.shape]
     if method == "advantages":
         tokens = question.rows.turn_G_N_T.shape if takes_rows(ask) else (*valid_G_N.shape, *said.shape[2:3])
