@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from fate_trl import plugins
 from fate_trl.cli import app
-from fate_trl.errors import FateError, PluginError
+from fate_trl.errors import FateError, PluginError, RecipeError
 from fate_trl.ledger.reading import RunReader
 from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.assemble import assemble
@@ -328,6 +328,44 @@ def test_policies_of_runs_are_named_by_their_round(tmp_path, second):
     places = (tmp_path / "out", run.path / "rounds/00/base", run.path / "rounds/01/policy")
     out, a, b = (load_file(place / "model.safetensors") for place in places)
     assert all(torch.allclose(out[key], (a[key] + b[key]) / 2, atol=1e-7) for key in out)
+
+
+def of_rank_8(path):
+    config = json.loads((path / "adapter_config.json").read_text())
+    (path / "adapter_config.json").write_text(json.dumps({**config, "r": 8}))
+
+
+def spoilt(path):
+    tensors = load_file(path / "adapter_model.safetensors")
+    next(iter(tensors.values()))[0] = np.nan
+    save_file(tensors, path / "adapter_model.safetensors")
+
+
+def halved(path):
+    tensors = load_file(path / "adapter_model.safetensors")
+    save_file({key: each for key, each in tensors.items() if "lora_A" in key}, path / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"), [(of_rank_8, "says r 8"), (spoilt, "holds NaN"), (halved, "no LoRA adapter's")]
+)
+def test_damaged_adapters_are_not_merged(tmp_path, damage, said):
+    parts = [adapter(tmp_path / "a", 1), adapter(tmp_path / "b", 2)]
+    for path in parts if damage is halved else parts[1:]:
+        damage(path)
+    done = call("soup", *parts, "-o", tmp_path / "out")
+    assert isinstance(done.exception, FateError)
+    assert said in str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_is_said_before_a_merge_is_asked(tmp_path, monkeypatch):
+    parts = [adapter(tmp_path / "a", 1), adapter(tmp_path / "b", 2)]
+    monkeypatch.setattr("fate_trl.plugins.load", lambda *_: None)  # would raise if it were asked
+    (tmp_path / "file").write_text("")
+    done = call("soup", *parts, "-o", tmp_path / "file/out")
+    assert isinstance(done.exception, RecipeError)
+    assert "cannot be made: Not a directory" in str(done.exception)
 
 
 @pytest.mark.parametrize(

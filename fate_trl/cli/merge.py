@@ -19,13 +19,14 @@ from rich.table import Table
 
 from .. import plugins
 from ..errors import FateError, LedgerError, RecipeError
+from ..ledger.components import metrics_of
 from ..ledger.layout import is_run, policy_folder, round_of, split_policy
 from ..ledger.reading import RunReader
 from ..ledger.writing import RunDirectory
 from ..loop.merging import checked
 from ..recipe.checks import check
 from ..recipe.loading import validated
-from ..record import dumps
+from ..record import dumps, plain
 from ..serve.target import values_of
 from .console import AsJson, Sets, out, print_json, visible
 from .rescore import arguments
@@ -47,27 +48,39 @@ def merge(
     chooser = plugins.load("merge", method, arguments(sets))
     folders = [_weights(policy) for policy in policies]
     evaluation = _Evaluation(policies[0], folders, tasks, seed)
-    rows = chooser.coefficients(len(folders), evaluation, np.random.default_rng(seed))
-    chosen = checked(rows, len(folders), method)
-    from ..train.merging import merge_weights
-
-    own: dict[str, Any] = getattr(chooser, "metrics", dict)()
-    written: list[dict[str, Any]] = []
-    record = {"method": method, "policies": policies, "merged": written, "tried": evaluation.tried, "metrics": own}
-    target = Path(output)
+    target = _new_folder(output)
     try:
+        rows = chooser.coefficients(len(folders), evaluation, np.random.default_rng(seed))
+        chosen = checked(rows, len(folders), method)
+        from ..train.merging import merge_weights
+
+        written: list[dict[str, Any]] = []
+        record: dict[str, Any] = {"method": method, "policies": policies, "merged": written, "tried": evaluation.tried}
+        record |= {"metrics": metrics_of(chooser)}
         for number, row in enumerate(chosen, 1):
             path = target if len(chosen) == 1 else target / f"{number:02}"
-            path.mkdir(parents=True)
+            path.mkdir(exist_ok=True)
             told = merge_weights(folders, row, path, rank or None)
             written.append({"folder": str(path), "coefficients": row, **told})
         (target / "merge.json").write_text(dumps(record) + "\n", encoding="utf-8")
-    except BaseException:  # half a policy is none
+    except BaseException as error:  # half a policy is none
         shutil.rmtree(target, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise FateError(f"{output} cannot be written: {error}; give another place, or make room.") from error
         raise
     if as_json:
-        return print_json(record)
+        return print_json(plain(record))
     out.print(_table(policies, record, evaluation))
+
+
+def _new_folder(output: str) -> Path:
+    """The folder to write, made before anything is tried. Raises RecipeError where it cannot be."""
+    target = Path(output)
+    try:
+        target.mkdir(parents=True)
+    except OSError as error:
+        raise RecipeError(f"the folder {output} cannot be made: {error.strerror}; give another place.") from None
+    return target
 
 
 def _weights(policy: str) -> Path:

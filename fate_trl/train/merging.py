@@ -74,6 +74,9 @@ def _read(folders: Sequence[str | Path], name: str) -> list[Tensors]:
     except (OSError, SafetensorError) as error:
         raise FateError(f"the weights to merge cannot be read: {error}") from None
     for folder, tensors in zip(folders, found, strict=True):
+        spoilt = next((key for key, tensor in tensors.items() if not tensor.float().isfinite().all()), None)
+        if spoilt is not None:
+            raise FateError(f"{Path(folder) / name}: {spoilt} holds NaN or infinity, and so would what is merged.")
         other = sorted(set(tensors) ^ set(found[0]))
         other += [key for key in tensors if not other and _size(key, tensors[key]) != _size(key, found[0][key])]
         if other:
@@ -86,6 +89,13 @@ def _size(key: str, tensor: torch.Tensor) -> torch.Size:
     if key.endswith(_A):
         return tensor.shape[1:]
     return tensor.shape[:1] if key.endswith(_B) else tensor.shape
+
+
+def _rank_of(key: str, tensor: torch.Tensor) -> int | None:
+    """The rank of an adapter's factor; None of another tensor."""
+    if key.endswith(_A):
+        return tensor.shape[0]
+    return tensor.shape[1] if key.endswith(_B) else None
 
 
 def _summed(policies: Sequence[Tensors], coefficients: Sequence[float]) -> Tensors:
@@ -106,9 +116,16 @@ def _merge_adapters(
     configs = [_config(folder) for folder in folders]
     whole = sum(config["r"] for config in configs)
     size = whole if rank is None else rank
+    for folder, tensors, config in zip(folders, policies, configs, strict=True):
+        odd = next((key for key, tensor in tensors.items() if _rank_of(key, tensor) not in (None, config["r"])), None)
+        if odd is not None:
+            has = _rank_of(odd, tensors[odd])
+            raise FateError(f"{folder / CONFIG} says r {config['r']}, and {odd} has the rank {has}; mend the config.")
     scale = [c * config["lora_alpha"] / config["r"] for c, config in zip(coefficients, configs, strict=True)]
     added = [key.removesuffix(_A) for key in policies[0] if key.endswith(_A)]
     rest = {f"{name}{end}" for name in added for end in (_A, _B)}
+    if not added or not rest <= policies[0].keys():
+        raise FateError(f"{folders[0] / ADAPTER} has no pairs of {_A} and {_B}, so it is no LoRA adapter's.")
     out = _summed([{k: t for k, t in tensors.items() if k not in rest} for tensors in policies], coefficients)
     # The config's scale is kept, and with it what a training that goes on from here does at a learning rate.
     alpha = configs[0]["lora_alpha"] * size // configs[0]["r"] or size
