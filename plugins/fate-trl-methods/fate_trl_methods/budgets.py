@@ -208,13 +208,6 @@ class DOptimal:
         return {"known": float(len(self._known))}
 
 
-def log_det(rows: Sequence[Mapping[str, float]], counts: Sequence[int], ridge: float) -> float:
-    """Log determinant of the information matrix of so many tries of each row."""
-    names = sorted({name for row in rows for name in row})
-    x_I_F = _matrix(rows, names)
-    return float(np.linalg.slogdet(ridge * np.eye(len(names)) + (x_I_F.T * np.array(counts)) @ x_I_F)[1])
-
-
 def _matrix(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> np.ndarray:
     return np.array([[row.get(name, 0.0) for name in names] for row in rows]).reshape(len(rows), len(names))
 

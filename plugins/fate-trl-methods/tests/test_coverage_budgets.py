@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("fate_trl_methods", reason="not installed: pip install plugins/fate-trl-methods")
 
-from fate_trl_methods.budgets import DOptimal, Submodular, coverage, features, greedy, log_det, worth
+from fate_trl_methods.budgets import DOptimal, Submodular, coverage, features, greedy, worth
 
 from fate_trl import Item, Spent
 from fate_trl.loop.budgets import failure_item
@@ -38,6 +38,13 @@ def made_up(count, seed):
 
 def real():
     return [failure_item(failure, "repair") for failure in samples.failures()][:40]
+
+
+def log_det(rows, counts, ridge):
+    """Log determinant of the information matrix of so many tries of each row."""
+    names = sorted({name for row in rows for name in row})
+    x_I_F = np.array([[row.get(name, 0.0) for name in names] for row in rows])
+    return np.linalg.slogdet(ridge * np.eye(len(names)) + (x_I_F.T * np.array(counts)) @ x_I_F)[1]
 
 
 def tries(budget, items, total, low=0, high=4):
