@@ -7,7 +7,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from ..record import content_hash
+from ..record import stable_hash
 from ..types import Trajectory
 
 
@@ -50,5 +50,4 @@ def call_turns(trajectory: Trajectory) -> tuple[int, ...]:
 
 def call_paths(trajectory: Trajectory) -> tuple[int, ...]:
     """For each executed call, a number that stands for all calls up to it, arguments included."""
-    own = (content_hash({"name": call.name, "arguments": call.arguments}) for call in trajectory.calls)
-    return tuple(int(digest[:15], 16) for digest in accumulate(own, lambda before, call: content_hash([before, call])))
+    return tuple(accumulate((stable_hash(call.name, call.arguments) for call in trajectory.calls), stable_hash))

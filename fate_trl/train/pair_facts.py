@@ -13,7 +13,7 @@ from trl.trainer.utils import use_adapter
 from ..choose.turns import turns_of
 from ..errors import FateError
 from ..hookspecs import PairBatch, PairLoss, PairSide
-from ..record import content_hash
+from ..record import stable_hash
 from ..types import Pair
 
 SEQUENCES = {"rationale": ("rationale",), "repair_prompt": ("repaired", "failed")}
@@ -31,8 +31,8 @@ def sequences_of(loss: PairLoss | None) -> tuple[str, ...]:
 
 
 def key_of(pair: Pair) -> int:
-    """A whole number that stands for a pair, below 2^60."""
-    return int(content_hash(pair.to_dict())[:15], 16)
+    """A whole number that stands for a pair, in [0, 2^63)."""
+    return stable_hash(pair.to_dict())
 
 
 def fault_turn(pair: Pair) -> int:
