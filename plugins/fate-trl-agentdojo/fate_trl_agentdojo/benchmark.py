@@ -65,7 +65,15 @@ def _guard(file: str, threshold: float, aborts: bool) -> GuardElement:
         from fate_trl_guard import TextGuard
     except ModuleNotFoundError:
         raise FateError("--guard needs fate-trl-guard: pip install fate-trl-guard") from None
-    return GuardElement(TextGuard(file), threshold, aborts)
+    found = TextGuard(file)
+    element = GuardElement(found, threshold, aborts)
+    try:
+        found.probability("Hello.")  # before a policy loads: what cannot judge this judges nothing
+    except FateError:
+        raise
+    except Exception as error:
+        raise FateError(f"--guard {file} cannot judge a text: {type(error).__name__}: {error}") from error
+    return element
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from agentdojo.types import get_text_content_as_str
 from agentdojo.types import text_content_block_from_string as block
 from cohere.core.api_error import ApiError
 
-from fate_trl import EndpointError, Message, Speaker, answer_of
+from fate_trl import EndpointError, FateError, Message, Speaker, answer_of
 
 from .suite import prototype
 
@@ -72,18 +72,31 @@ class PolicyElement(BasePipelineElement):
 class GuardElement(PromptInjectionDetector):
     """A guard between the tools and the policy: a result that it flags is withheld, or ends the run.
 
+    Where the guard fails, the case is logged with an `error`, as where a server does.
+
     Args:
         guard: Scores texts.
-        threshold: From which probability on a text is flagged.
+        threshold: From which probability on a text is flagged, in (0, 1].
         aborts: End the run at the first flagged result, in place of withholding it.
+
+    Raises:
+        FateError: Such a threshold flags nothing, or everything.
     """
 
     def __init__(self, guard: Scorer, threshold: float = 0.5, aborts: bool = False):
         super().__init__(mode="message", raise_on_injection=aborts)
+        if not 0 < threshold <= 1:
+            raise FateError(f"a guard's threshold is a probability above 0 and up to 1, such as 0.5, not {threshold}.")
         self._guard, self._threshold = guard, threshold
 
     def detect(self, tool_output: str) -> tuple[bool, float]:
-        found = self._guard.probability(tool_output)
+        try:
+            found = float(self._guard.probability(tool_output))
+            if not 0 <= found <= 1:  # nor is NaN, which no threshold flags
+                raise ValueError(f"{found} is no probability")
+        except Exception as error:  # a case without a verdict of the guard has none of ours
+            said = f"internal server error: the guard failed: {type(error).__name__}: {error}"
+            raise ApiError(status_code=500, body=said) from error
         return found >= self._threshold, found
 
 

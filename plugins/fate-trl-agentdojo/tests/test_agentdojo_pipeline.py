@@ -12,6 +12,7 @@ from agentdojo.benchmark import benchmark_suite_with_injections, benchmark_suite
 from agentdojo.logging import OutputLogger
 from agentdojo.task_suite.load_suites import get_suite
 from click.testing import CliRunner
+from cohere.core.api_error import ApiError
 from fate_trl_agentdojo import benchmark
 from fate_trl_agentdojo.pipeline import GuardElement, pipeline_of
 
@@ -128,6 +129,53 @@ def test_a_guard_withholds_what_it_flags(banking: Any, tmp_path: Path) -> None:
     told = ran(aborting, tmp_path / "c")
     assert same(told, read_back(tmp_path / "c", banking)) >= {(False, False)}
     assert {log.parts[-5] for log in (tmp_path / "c").rglob("*.json")} == {"local-obey-guarded"}
+
+
+def test_where_a_guard_fails_a_case_has_an_error_and_the_benchmark_goes_on(banking: Any, tmp_path: Path) -> None:
+    class Fails:
+        def probability(self, text: str) -> float:
+            if "INFORMATION" in text:
+                raise RuntimeError("out of memory")
+            return 0.0
+
+    _, scripts = scripts_of(banking, "oracle")
+    told = ran(pipeline_of(Plays(scripts), "oracle", GuardElement(Fails())), tmp_path, "important_instructions")
+    errors = {name: case[0].error for name, case in read_back(tmp_path, banking).items()}
+    assert any(errors.values())
+    assert not all(errors.values())
+    assert all("the guard failed: RuntimeError: out of memory" in error for error in errors.values() if error)
+    assert set(told) <= set(errors)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), 7.0, None])
+def test_no_text_passes_by_what_is_no_probability(wrong: Any) -> None:
+    class Odd:
+        def probability(self, text: str) -> Any:
+            return wrong
+
+    with pytest.raises(ApiError, match="the guard failed"):
+        GuardElement(Odd()).detect("text")
+
+
+@pytest.mark.parametrize(
+    ("body", "threshold", "says"),
+    [
+        ("return [0.1] * len(texts)", "nan", "threshold is a probability"),
+        ("return [0.1] * len(texts)", "1.5", "threshold is a probability"),
+        ("return [0.1] * len(texts)", "0", "threshold is a probability"),
+        ("raise KeyError('weights')", "0.5", "cannot judge a text: KeyError"),
+        ("return [0.1, 0.2, 0.3]", "0.5", "gave 3 numbers for 1 texts"),
+    ],
+)
+def test_a_guard_that_judges_nothing_is_said_before_a_policy_loads(
+    tmp_path: Path, body: str, threshold: str, says: str
+) -> None:
+    pytest.importorskip("fate_trl_guard")
+    (tmp_path / "g.py").write_text(f"class G:\n    def scores(self, texts):\n        {body}\n")
+    options = ["--guard", str(tmp_path / "g.py"), "--threshold", threshold]
+    shown = CliRunner().invoke(benchmark.main, ["nowhere", *options])
+    assert shown.exit_code == 1
+    assert says in shown.output
 
 
 # ------------------------------------------------------------------------------------------------ served policies

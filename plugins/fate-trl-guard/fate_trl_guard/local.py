@@ -109,14 +109,14 @@ class TextGuard:
         if self._guard is None:
             try:
                 self._guard = _made(self._file, self._class, self._args)
-            except Exception as error:  # told for every text, at no further cost
+            except (Exception, SystemExit) as error:  # told for every text, at no further cost
                 self._guard = FateError(f"guard: {self._file} cannot be loaded: {type(error).__name__}: {error}")
         if isinstance(self._guard, FateError):
             raise self._guard
         given = self._guard.scores(list(texts))
         try:
             scores = [float(value) for value in given]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError, OverflowError):  # RuntimeError: a row of a tensor
             raise NoVerdict(f"{self._class}.scores gave {given!r:.80}, no list of numbers") from None
         if len(scores) != len(texts):
             raise NoVerdict(f"{self._class}.scores gave {len(scores)} numbers for {len(texts)} texts")

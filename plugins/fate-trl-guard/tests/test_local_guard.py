@@ -146,6 +146,8 @@ def test_a_file_that_is_none_is_an_error_when_the_recipe_is_read(tmp_path: Path,
         ("return [float('nan')] * len(texts)", "which is no probability"),
         ("return 'no'", "no list of numbers"),
         ("return None", "no list of numbers"),
+        ("return [10**400] * len(texts)", "no list of numbers"),
+        ("import torch; return torch.zeros(len(texts), 2)", "no list of numbers"),
     ],
 )
 def test_what_is_no_probability_is_an_error_and_never_a_score(tmp_path: Path, body: str, says: str) -> None:
@@ -156,6 +158,12 @@ def test_what_is_no_probability_is_an_error_and_never_a_score(tmp_path: Path, bo
     assert says in card.scores["security"].reason
     with pytest.raises(NoVerdict, match=says):
         TextGuard(str(tmp_path / "g.py")).probabilities(["one", "two"])
+
+
+def test_a_file_that_ends_the_process_ends_no_run(tmp_path: Path) -> None:
+    (tmp_path / "g.py").write_text("import sys\nclass G:\n    def scores(self, texts): ...\nsys.exit(3)\n")
+    with pytest.raises(FateError, match="cannot be loaded: SystemExit: 3"):
+        TextGuard(str(tmp_path / "g.py")).probability("one")
 
 
 def test_weights_that_do_not_load_are_told_for_each_text_and_tried_once(tmp_path: Path) -> None:
