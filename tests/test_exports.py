@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import scripted_run
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 
 from fate_trl import interchange
 from fate_trl.cli import app
-from fate_trl.errors import InterchangeError
+from fate_trl.errors import FateError, InterchangeError
 from fate_trl.interchange import exports
 from fate_trl.testing.hostile import HOSTILE, record
 from fate_trl.types import Score, ScoreCard
@@ -54,6 +55,41 @@ def without_row(case):
     if not record.get("data"):
         record.pop("data", None)
     return record, case[1].to_dict()
+
+
+@pytest.mark.parametrize("command", ["export", "report"])
+@pytest.mark.parametrize("name", ["rounds/01/rollouts.jsonl", "rounds/02/new.jsonl", "recipe.yaml", "metrics.json"])
+def test_no_record_of_a_run_is_written_over(run, tmp_path, command, name):
+    shutil.copytree(run, tmp_path / "run")
+    file = tmp_path / "run" / name
+    before = file.read_bytes() if file.exists() else None
+    (tmp_path / "link").symlink_to(file)
+    for place in (file, tmp_path / "link"):
+        done = CliRunner().invoke(app, [command, str(run), "-o", str(place)])
+        assert isinstance(done.exception, FateError)
+        assert "is a record of a run" in str(done.exception)
+        assert (file.read_bytes() if file.exists() else None) == before
+
+
+def test_an_export_that_fails_leaves_the_file_that_was_there(run, tmp_path, monkeypatch):
+    file = tmp_path / "failures.jsonl"
+    file.write_text("what was there")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fate_trl.cli.files.os.replace", full)
+    done = CliRunner().invoke(app, ["export", str(run), "-o", str(file)])
+    assert isinstance(done.exception, InterchangeError)
+    assert "No space left on device; give another place" in str(done.exception)
+    assert [each.name for each in tmp_path.iterdir()] == ["failures.jsonl"]
+    assert file.read_text() == "what was there"
+
+
+def test_an_export_goes_into_a_pipe_as_it_is(run, tmp_path):
+    done = CliRunner().invoke(app, ["export", str(run), "-o", "/dev/null"])
+    assert done.exit_code == 0
+    assert not Path("/dev/null").is_file()
 
 
 @pytest.mark.parametrize("format", ["openai", "nemo-gym"])

@@ -26,6 +26,7 @@ from ..suites.environment import schema_of
 from ..suites.opening import open_suites, tasks_of, tools_of
 from ..types import Case, Task
 from .console import AsJson, Sets, counted, err, out, print_json, visible
+from .files import write_whole
 from .run import fresh
 
 Format = Literal["failures", "openai", "nemo-gym", "preferences"]
@@ -46,11 +47,7 @@ def export_records(
     if stage != "collect" and format not in ("openai", "nemo-gym"):
         raise InterchangeError(f"--stage goes with --format openai and nemo-gym; {format} are of the stages they are.")
     lines, what = _lines(run, format, round, stage)
-    try:
-        with open(output, "w", encoding="ascii") as file:
-            file.writelines(line + "\n" for line in lines)
-    except OSError as error:
-        raise InterchangeError(f"cannot write {output}: {error.strerror}") from None
+    write_whole(output, (line + "\n" for line in lines), InterchangeError)
     err.print(f"{what} written to {escape(visible(output))}", soft_wrap=True)
 
 

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from ..errors import RecipeError
 from .console import AsJson, out, print_json, visible
+from .files import write_whole
 
 
 def report_run(
@@ -38,10 +38,7 @@ def write_report(run: str | Path, output: str = "") -> Path:
 
 def write_page(file: Path, text: str) -> Path:
     """Write a page. Raises RecipeError if it cannot be written there."""
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"cannot write {file}: {error.strerror}; give another place with -o.") from None
+    write_whole(file, [text])
     return file
 
 
