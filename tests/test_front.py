@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -363,6 +364,25 @@ def test_no_recipe_is_written_over_another_or_where_one_does_not_load(adapters, 
     with pytest.raises(RecipeError, match=r"a@2 cannot be extended toward security: model\.path: the chat template"):
         fate("front", a, b, "--extend", 3, "-o", tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_recipes_are_written_all_or_none_and_none_without_their_page(adapters, tmp_path, monkeypatch):
+    a, b = adapters
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecipeError, match=r"cannot write .*: Not a directory"):
+        fate("front", a, b, "--extend", 1, "-o", tmp_path / "next", "--html", tmp_path / "file/page.html")
+    assert not (tmp_path / "next").exists()
+    write = Path.write_text
+
+    def full(file, *args, **named):
+        if file.name.endswith("utility.yaml"):
+            raise OSError(28, "No space left on device", str(file))
+        return write(file, *args, **named)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(RecipeError, match="No space left on device; give another --output"):
+        fate("front", a, b, "--extend", 1, "-o", tmp_path / "next")
+    assert list((tmp_path / "next").iterdir()) == []
 
 
 def test_a_run_that_only_evaluates_is_not_extended(scripted_copy, tmp_path):

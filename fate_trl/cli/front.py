@@ -38,12 +38,12 @@ def show_front(
         raise RecipeError("--extend N and --output DIR go together: how many policies to extend, and where to write.")
     found = front(runs, wishes=[wish_of(text) for text in wish or ()])
     made = extensions(found, extend, output) if extend is not None else []
-    write(made)
     found["extensions"] = [
         {"policy": one.policy, "objective": one.objective, "recipe": str(one.file), "command": _command(one.file)}
         for one in made
     ]
     page = _write(Path(html), found) if html else None
+    write(made)  # last: a page is written anew where a recipe would be there already
     if as_json:
         print_json(found)
         return

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def extensions(found: Json, count: int, folder: str | Path) -> list[Extension]:
 
 
 def write(made: Sequence[Extension]) -> None:
-    """Write the recipes. Raises RecipeError where one is there already, or it cannot be written."""
+    """Write the recipes, all or none. Raises RecipeError where one is there already, or it cannot be written."""
     for one in made:
         if one.file.exists():
             raise RecipeError(f"{one.file} is there already; give another --output.")
@@ -79,6 +80,9 @@ def write(made: Sequence[Extension]) -> None:
             head = f"# {' '.join(one.policy.split())} extended toward {one.objective}: the others keep {SHARE:.0%}.\n\n"
             one.file.write_text(head + one.recipe.dump(), encoding="utf-8")
     except OSError as error:
+        for one in made:
+            with suppress(OSError):
+                one.file.unlink()
         raise RecipeError(f"cannot write {error.filename}: {error.strerror}; give another --output.") from None
 
 
