@@ -86,17 +86,19 @@ class _Handler(BaseHTTPRequestHandler):
             server.open += 1
             server.most = max(server.most, server.open)
         try:
-            self._answer(server.script(number, body))
-        finally:
+            said = server.script(number, body)
+            status, headers, content = said if isinstance(said, tuple) else (200, {}, said)
+            if content is None:
+                server.over.wait(20)
+        finally:  # before the reply leaves: who has it may ask again at once
             with server.lock:
                 server.open -= 1
-
-    def _answer(self, said: Any) -> None:
-        status, headers, content = said if isinstance(said, tuple) else (200, {}, said)
         if content is None:
-            self.server.over.wait(20)
             self.close_connection = True
-            return
+        else:
+            self._answer(status, headers, content)
+
+    def _answer(self, status: int, headers: dict[str, str], content: Any) -> None:
         raw = content if isinstance(content, bytes) else json.dumps(content).encode()
         length = {"Content-Length": str(len(raw)), **headers}
         self.close_connection = length["Content-Length"] != str(len(raw))  # it hangs up in the middle
