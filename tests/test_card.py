@@ -1,6 +1,7 @@
 """A run's policy is described and taken along: the card from the records alone, merged weights that say the same."""
 
 import sys
+from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -90,6 +91,18 @@ def test_a_card_and_an_adapter_are_written_without_a_token(run, fate, tmp_path, 
     assert fate("save", run.path, tmp_path / "taken")[0] == 0
     assert (tmp_path / "taken/adapter_config.json").read_text() == "{}"
     assert (tmp_path / "taken/README.md").read_text() == target.read_text()
+
+
+def test_a_save_that_fails_leaves_nothing_half_written(run, fate, tmp_path, monkeypatch):
+    def full(folder, target, **_):
+        Path(target).mkdir()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fate_trl.cli.card.shutil.copytree", full)
+    status, _, err = fate("save", run.path, tmp_path / "taken")
+    assert status == 2
+    assert "No space left on device; give another place" in err
+    assert not (tmp_path / "taken").exists()
 
 
 def test_a_push_without_a_token_is_an_error_before_any_work(run, fate, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from ..ledger.writing import RunDirectory
 from ..recipe.schema import Recipe, hub_id
 from ..report.model_card import model_card
 from .console import out, visible
+from .files import write_whole
 
 RunPath = Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]
 RoundNumber = Annotated[int, typer.Option(help="Which round's policy; by default the last accepted one.")]
@@ -32,10 +33,7 @@ def write_card(
     if target.exists():
         raise RecipeError(f"{target} is there already; give another place: -o FILE.")
     text = model_card(run, number, hub_id(recipe.model))
-    try:
-        target.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"cannot write {target}: {error.strerror}; give another place.") from None
+    write_whole(target, [text])
     out.print(f"wrote {escape(visible(str(target)))}", soft_wrap=True)
 
 
@@ -55,13 +53,19 @@ def save_model(
     if push:
         _check_token()
     card = model_card(run, number, hub_id(recipe.model))  # before the work: it may say that something is missing
-    if merge and recipe.model.lora is not None:
-        from ..train.models import merge_adapter
+    try:
+        if merge and recipe.model.lora is not None:
+            from ..train.models import merge_adapter
 
-        merge_adapter(recipe.model, folder, target)
-    else:
-        shutil.copytree(folder, target, ignore=shutil.ignore_patterns("README.md"))
-    (Path(target) / "README.md").write_text(card, encoding="utf-8")
+            merge_adapter(recipe.model, folder, target)
+        else:
+            shutil.copytree(folder, target, ignore=shutil.ignore_patterns("README.md"))
+        (Path(target) / "README.md").write_text(card, encoding="utf-8")
+    except BaseException as error:  # half a policy is none
+        shutil.rmtree(target, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise RecipeError(f"cannot save to {target}: {error}; give another place, or make room.") from error
+        raise
     out.print(f"wrote {escape(visible(target))}", soft_wrap=True)
     if push:
         from huggingface_hub import HfApi
