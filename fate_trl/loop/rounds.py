@@ -16,63 +16,42 @@ import numpy as np
 
 from .. import interchange, metrics
 from ..errors import ErrorBudgetExceeded, FateError
-from ..hookspecs import Item, Merge, Pairing, ParetoSelector, Policy, RepairStrategy, Spent, Suite, Tried
+from ..hookspecs import Item, Merge, Pairing, ParetoSelector, RepairStrategy, Spent, Tried
 from ..ledger.layout import file_of, round_dir, seed_of
-from ..process.bounded import Limits
 from ..recipe.schema import RepairSettings
 from ..recipe.trl_keys import group_size
-from ..suites.opening import tasks_of
-from ..suites.scripted import ROLES, ScriptedPolicy, perform, script_for
-from ..types import BufferRow, Case, Failure, Hindsight, Pair, Repair, RolloutRequest, ScoreCard, Stage, Task
+from ..suites.scripted import perform, script_for
+from ..types import BufferRow, Case, Failure, Hindsight, Pair, Repair, RolloutRequest, ScoreCard
 from .asking import Asking, Roll
 from .budgets import collected_tries, failure_item, prompt_items, prompt_tries, repair_item, repair_tries, task_item
-from .counts import (
-    collect_summary,
-    empty_replies,
-    errors,
-    evaluation,
-    measured,
-    repair_summary,
-    tokens,
-    tokens_of_round,
-    unread_calls,
-)
+from .counts import collect_summary, repair_summary, tokens, tokens_of_round
+from .evaluating import Evaluating
 from .hindsight import write_hindsight
-from .merging import TRAINED, earlier_policies, means, merge_policies
+from .merging import TRAINED, earlier_policies, merge_policies
 from .pairing import write_pairs
 from .policies import load_policy, save_policy, tidy
 from .repairing import anchors, by_failure, failures_of, limited, row_of, rows_of, select, selection
-from .stages import Stages
-from .tasks import longest_first, sample_tasks
-from .weighing import drawn, equal, weighed
+from .tasks import sample_tasks
+from .weighing import drawn
 
 
 @dataclass(kw_only=True)
-class Evolution(Stages):
+class Evolution(Evaluating):
     """One run of a recipe; `build` of train.build or serve.endpoint makes it, or a test with a scripted learner.
 
     Attributes:
-        suites: By the name that tasks carry.
         repair: Words the repair prompts; None where the recipe repairs nothing.
         selector: Chooses repairs.
         pairing: Makes the pairs; None where the recipe learns from none.
         merge: Chooses the shares of a merged policy; None where a round's policy is the trained one.
-        objectives: In the order of score vectors.
         observers: Are told of each round.
     """
 
-    suites: Mapping[str, Suite]
     repair: RepairStrategy | None
     selector: ParetoSelector
-    objectives: Sequence[str]
     pairing: Pairing | None = None
     merge: Merge | None = None
     observers: Sequence[Callable[..., Any]] = ()
-
-    def __post_init__(self) -> None:
-        self._tasks: dict[str, list[Task]] = {}
-        self._limits: Limits = self.recipe.rollout.limits
-        self._evaluated: dict[tuple[int, str, bool], list[dict[str, Any]]] = {}  # intervals are not computed twice
 
     # -------------------------------------------------------------------------------------------- the whole run
 
@@ -166,28 +145,6 @@ class Evolution(Stages):
         self.budgets.told("buffer", [Spent(item, count, count) for item, count in zip(items, shares, strict=True)])
         left = iter(shares)
         return [1 if repair.chosen is None else next(left) for repair in repairs]
-
-    # -------------------------------------------------------------------------------------------- tasks
-
-    def tasks(self, split: str) -> list[Task]:
-        """All tasks of a split, of all suites, each under the name that the recipe gives its suite."""
-        if split not in self._tasks:
-            self._tasks[split] = tasks_of(self.suites, split, self.recipe.seed)
-        return self._tasks[split]
-
-    def _sample(self, split: str, count: int | None, round: int = 0) -> list[Task]:
-        rng = np.random.default_rng(seed_of(self.recipe.seed, round, f"tasks-{split}"))
-        kinds = self.recipe.rollout.kinds if split == "train" else None
-        tasks = sample_tasks([task for task in self.tasks(split) if kinds is None or task.kind in kinds], count, rng)
-        if not tasks:
-            advice = f"add tasks, or check the suites' arguments.{self._why()}"
-            raise FateError(f"the suites have no {split} tasks; {advice}")
-        return longest_first(tasks, self.suites)
-
-    def _why(self) -> str:
-        """The reasons of suites that are for evaluation only, as text."""
-        described = {name: suite.describe().get("evaluation_only") for name, suite in self.suites.items()}
-        return "".join(f" {name}: {reason}." for name, reason in described.items() if reason)
 
     # -------------------------------------------------------------------------------------------- the stages
 
@@ -405,51 +362,6 @@ class Evolution(Stages):
         rng = np.random.default_rng(seed)
         return merge_policies(self.learner, merge, folders, lambda: self.validation_scores(seed), rng)
 
-    def validation_scores(self, seed: int) -> list[float]:
-        """Mean score by objective of the learner as it is, on the validation tasks of the recipe; nothing is recorded.
-
-        Raises FateError where there are no such tasks.
-        """
-        tasks = self._sample("validation", self.recipe.evaluation.validation or None)
-        requests = [RolloutRequest(task, task.messages, "eval-validation") for task in tasks]
-        size = self.recipe.rollout.chunk
-        chunks = [requests[start : start + size] for start in range(0, len(requests), size)]
-        rolled = [self.learner.rollout(chunk, seed_of(seed, n, "merge")) for n, chunk in enumerate(chunks)]
-        return means([case for chunk in rolled for case in self._score(chunk)], self.objectives)
-
-    def _evaluate(self, round: int, split: str, policy: str = "") -> None:
-        """Roll the learner out on held-out tasks; `policy` is a name for the learner as it is now."""
-        settings = self.recipe.evaluation
-        count = settings.tasks if split == "test" else settings.validation
-        if count == 0 or (split == "validation" and not self.tasks(split)):
-            return
-        stage = evaluation(split, policy)
-        requests = [RolloutRequest(task, task.messages, stage) for task in self._sample(split, count)]
-        if (said := self.recipe.prompt_weights) is not None:
-            weights = said.evaluate or equal(self.objectives)
-            requests = [weighed(request, weights) for request in requests]
-        self._measure(round, stage, requests)
-
-    def _baselines(self) -> None:
-        """Roll the scripted policies out on the test tasks: the numbers of a run are read beside theirs."""
-        if not self.recipe.evaluation.baselines:
-            return
-        tasks = self._sample("test", self.recipe.evaluation.tasks)
-        for role in ROLES:
-            stage = evaluation("test", role)
-            requests = [RolloutRequest(task, task.messages, stage) for task in tasks]
-            self._measure(0, stage, requests, ScriptedPolicy(self.suites, role, self._limits))
-
-    def _measure(
-        self, round: int, stage: Stage, requests: Sequence[RolloutRequest], policy: Policy | None = None
-    ) -> None:
-        def work() -> Mapping[str, Any]:
-            cases = self._roll(round, "rollouts", stage, requests, policy)
-            own = {} if policy else {**unread_calls(cases), **empty_replies(cases), **tokens(cases)}
-            return {"trajectories": len(cases), **errors(cases), **own}
-
-        self._stage(round, stage, len(requests), work)
-
     def _accept(self, round: int, accepted: int) -> dict[str, Any]:
         """Accept the round; or roll it back if an objective surely got worse, or none got better enough (ours)."""
         settings = self.recipe.evaluation
@@ -471,28 +383,3 @@ class Evolution(Stages):
         for observer in self.observers:
             observer(record={"round": round, "stages": self._done(round), "metrics": self._rows(round)})
         return record
-
-    # -------------------------------------------------------------------------------------------- metrics
-
-    def _rows(self, round: int) -> list[dict[str, Any]]:
-        """Rows of metrics.json of one round."""
-        rows: list[dict[str, Any]] = []
-        accepted = self._done(round).get("accept", {"accepted": True})["accepted"]
-        for stage in self._done(round):
-            if not stage.startswith("eval-"):
-                continue
-            key = (round, stage, accepted)
-            if key not in self._evaluated:
-                warm_start = self.recipe.warm_start is not None
-                split, name = measured(stage, round, warm_start=warm_start, rounds=self.recipe.rounds)
-                cases = self._recorded(round, "rollouts", stage)
-                self._evaluated[key] = metrics.rows(
-                    cases, round=round, split=split, policy=name, accepted=accepted, seed=self.recipe.seed
-                )
-            rows += self._evaluated[key]
-        return rows
-
-    def _write_metrics(self) -> list[dict[str, Any]]:
-        rows = [row for round in range(self.recipe.rounds + 1) for row in self._rows(round)]
-        self.run.write_json("metrics.json", {"schema": 1, "rows": rows})
-        return rows
