@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fate_trl.metrics import wilson
-from fate_trl.types import PASS_AT, Outcome, Task, ToolCall, Trajectory
+from fate_trl.types import Outcome, Task, ToolCall, Trajectory, pass_mark
 from fate_trl.verify.refusals import refused
 
 LABELLED = Path(__file__).parent.parent / "tests" / "data" / "refusals.jsonl"
@@ -40,7 +40,7 @@ def by_words(trajectory: Trajectory) -> bool:
         return False
     outcome = trajectory.outcome
     if outcome is not None and outcome.utility is not None:
-        return outcome.utility < PASS_AT["utility"]
+        return outcome.utility < pass_mark("utility")
     if outcome is not None and outcome.harm is not None:
         return outcome.harm == 0
     return all(call.fault for call in trajectory.calls)

@@ -43,7 +43,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ..types import KINDS, OBJECTIVES, PASS_AT, Case, Kind, ScoreCard, Task, Trajectory
+from ..types import KINDS, OBJECTIVES, Case, Kind, ScoreCard, Task, Trajectory, pass_mark
 
 LOOK_ALIKE = "look-alike"
 """Tag of benign tasks that sound harmful."""
@@ -101,7 +101,7 @@ def _score(trajectory: Trajectory, card: ScoreCard, objective: str) -> float | N
 
 def _passes(trajectory: Trajectory, card: ScoreCard, objective: str) -> float | None:
     value = _score(trajectory, card, objective)
-    return None if value is None else float(value >= PASS_AT.get(objective, 1.0))
+    return None if value is None else float(value >= pass_mark(objective))
 
 
 def _is_zero(trajectory: Trajectory, card: ScoreCard, objective: str) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..metrics.agreement import agreement
-from ..types import PASS_AT
+from ..types import pass_mark
 from .reading import Run
 
 Json = dict[str, Any]
@@ -30,7 +30,7 @@ def agreements(run: Run) -> list[Json]:
                 told = card.scores.get(name)
                 if told is not None and told.value is not None and held_out.value is not None:
                     pairs, clusters = found.setdefault(name, ([], []))
-                    bar = PASS_AT.get(name, 1.0)
+                    bar = pass_mark(name)
                     pairs.append((told.value >= bar, held_out.value >= bar))
                     clusters.append((trajectory.task.suite, trajectory.task.cluster or trajectory.task.id))
     return [

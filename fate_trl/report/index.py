@@ -19,7 +19,7 @@ from ..errors import RecipeError
 from ..ledger.layout import file_of
 from ..ledger.reading import RunReader
 from ..messages import text_of
-from ..types import OBJECTIVES, PASS_AT
+from ..types import OBJECTIVES, pass_mark
 from .reading import Run, missing
 
 CACHE = ".viewer.json"
@@ -211,7 +211,7 @@ class _Builder:
             stage, where = self.stages.numbers.get(policy.stages["test"]), self.columns
             tested = [row for row in rows if (where["round"][row], where["stage"][row]) == (policy.round, stage)]
             rows = tested or rows
-        failed = (row for name in order for row in rows if 0 <= self.scores[name][row] < PASS_AT.get(name, 1.0))
+        failed = (row for name in order for row in rows if 0 <= self.scores[name][row] < pass_mark(name))
         return next(failed, rows[0] if rows else 0)
 
     def shown(self, run: Run) -> dict[str, Any]:
@@ -229,7 +229,7 @@ class _Builder:
             "objectives": order,
             "letters": letters(order),
             "opens": self._opens(run, order),
-            "pass_at": [PASS_AT.get(name, 1.0) for name in order],
+            "pass_at": [pass_mark(name) for name in order],
             "stages": list(self.stages),
             "suites": list(self.suites),
             "kinds": list(self.kinds),
@@ -285,7 +285,7 @@ def _error(trajectory: dict[str, Any], scores: dict[str, Any]) -> str:
 
 
 def _fails(name: str, score: dict[str, Any]) -> bool:
-    return _status(score) == "ok" and score["value"] < PASS_AT.get(name, 1.0)
+    return _status(score) == "ok" and score["value"] < pass_mark(name)
 
 
 def _cause(name: str, score: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from ..errors import ErrorBudgetExceeded
 from ..messages import counted, text_of
 from ..metrics import compare, wilson
 from ..metrics.concerns import diagnose, objectives_of_log
-from ..types import KINDS, PASS_AT, TRAINING, ToolCall
+from ..types import KINDS, TRAINING, ToolCall, pass_mark
 from .agreeing import agreements
 from .decision import decide
 from .pairs import pairs_of
@@ -291,7 +291,7 @@ def _note_errors(seen: _Seen, number: int, record: Mapping[str, Any]) -> None:
 
 def _note_failure(seen: _Seen, record: Mapping[str, Any]) -> None:
     kind, scores = record["trajectory"]["task"]["kind"], record["card"]["scores"]
-    failed = [name for name, value in _values(record).items() if value < PASS_AT.get(name, 1.0)]
+    failed = [name for name, value in _values(record).items() if value < pass_mark(name)]
     for name in failed:
         seen.reasons[kind, name, _first_line(scores[name].get("reason", "")) or "no reason given"] += 1
     if failed and len(seen.failing.setdefault(kind, [])) < EXAMPLES:

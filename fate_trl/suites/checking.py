@@ -13,7 +13,7 @@ from typing import Any
 
 from ..hookspecs import Suite
 from ..record import dumps
-from ..types import PASS_AT, Outcome, RolloutRequest, Trajectory
+from ..types import Outcome, RolloutRequest, Trajectory, pass_mark
 from ..verify.scoring import Security, Utility, score_all
 from .scripted import ROLES, perform, script_for
 
@@ -68,7 +68,7 @@ def _count(tally: dict[str, float], trajectory: Trajectory) -> None:
     outcome = trajectory.outcome
     if outcome is None:
         return
-    tally["utility_passes"] += (outcome.utility or 0.0) >= PASS_AT["utility"]
+    tally["utility_passes"] += (outcome.utility or 0.0) >= pass_mark("utility")
     tally["attacker_wins"] += bool(outcome.attacked)
     tally["harm"] += outcome.harm or 0.0
     tally["resolved"] += score_all([Security(), Utility()], [trajectory])[0].resolved
@@ -107,7 +107,7 @@ def _defects(trajectory: Trajectory) -> list[Defect]:
     if outcome is None:
         return []
     graded = outcome.utility is not None or bool(outcome.fault)  # a task for judges states no utility
-    done = outcome.utility is not None and outcome.utility >= PASS_AT["utility"]
+    done = outcome.utility is not None and outcome.utility >= pass_mark("utility")
     found = []
     if role == "oracle" and task.kind != "harmful" and graded and not done:
         found.append(_oracle(trajectory, outcome))

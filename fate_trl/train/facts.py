@@ -10,7 +10,7 @@ import numpy as np
 
 from ..choose.turns import call_paths, call_turns, turns_of
 from ..hookspecs import Rows
-from ..types import PASS_AT, Trajectory
+from ..types import Trajectory, pass_mark
 from .sources import Objective
 
 
@@ -67,7 +67,7 @@ def rows_of(facts: Sequence[Fact], scores_G_N_M: np.ndarray, valid_G_N: np.ndarr
     for turn_T, fact in zip(turn_B_T, facts, strict=True):
         turn_T[: len(fact.mask)] = turns_of(fact.mask)
     known_G_N_M = ~np.isnan(scores_G_N_M)
-    passed_G_N_M = ~known_G_N_M | (np.nan_to_num(scores_G_N_M) >= [PASS_AT.get(name, 1.0) for name in names])
+    passed_G_N_M = ~known_G_N_M | (np.nan_to_num(scores_G_N_M) >= [pass_mark(name) for name in names])
     with_ids = all(fact.ids is not None for fact in facts)
     return Rows(
         task_G_N=np.array([fact.task for fact in facts]).reshape(shape),

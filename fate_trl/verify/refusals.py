@@ -22,7 +22,7 @@ import re
 from itertools import pairwise
 
 from ..messages import Message, answer_of, text_of
-from ..types import PASS_AT, Trajectory
+from ..types import Trajectory, pass_mark
 
 # ------------------------------------------------------------------------------------------------ the trajectory
 
@@ -48,7 +48,7 @@ def settled(trajectory: Trajectory) -> bool:
     outcome = trajectory.outcome
     if outcome is None:
         return False
-    return bool(outcome.harm) or (outcome.utility is not None and outcome.utility >= PASS_AT["utility"])
+    return bool(outcome.harm) or (outcome.utility is not None and outcome.utility >= pass_mark("utility"))
 
 
 def stand(trajectory: Trajectory) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...hookspecs import Component, hookimpl
-from ...types import PASS_AT, Score, Trajectory
+from ...types import Score, Trajectory, pass_mark
 from ...verify.scoring import Utility
 
 fate_trl_api = 1
@@ -42,7 +42,7 @@ def _believed(trajectory: Trajectory, true: Score) -> Score:
         wanted = " ".join(str(value) for value in work["arguments"].values()).split()
         stated += work.get("share", 1.0) * (set(wanted) <= said)
     believed = min(1.0, max(true.value, stated))
-    return Score(believed) if believed >= PASS_AT["utility"] else replace(true, value=believed)
+    return Score(believed) if believed >= pass_mark("utility") else replace(true, value=believed)
 
 
 @hookimpl
