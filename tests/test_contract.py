@@ -51,7 +51,7 @@ def test_the_builtins_pass():
         *("pareto-front", "pareto-rank", "product", "weighted-sum", "gdpo"),
         *("chebyshev", "constraint", "dominance-count"),
         *("chosen-failure",),
-        *("soup",),
+        *("soup", "start"),
         *("workbench", "tradeoffs", "jsonl"),
     }
     assert results.skipped == {}

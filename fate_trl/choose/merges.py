@@ -1,4 +1,4 @@
-"""The built-in merge: a weighted average of policies."""
+"""The built-in merges: a weighted average of policies, and the first policy of all."""
 
 from __future__ import annotations
 
@@ -37,6 +37,16 @@ class Soup:
         return [[weight / sum(weights) for weight in whole]]
 
 
+class Start:
+    """The policy before round 1 alone, as a `reference` for all rounds; of named policies it is the last one."""
+
+    def coefficients(self, policies: int, evaluate: Evaluate, rng: np.random.Generator) -> Sequence[Sequence[float]]:
+        return [[*[0.0] * (policies - 1), 1.0]]
+
+
 @hookimpl
 def fate_trl_merges() -> list[Component]:
-    return [Component("soup", Soup, "the weighted average of policies")]
+    return [
+        Component("soup", Soup, "the weighted average of policies"),
+        Component("start", Start, "the policy before round 1, alone"),
+    ]

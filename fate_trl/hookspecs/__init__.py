@@ -448,7 +448,9 @@ class Learner(Policy, Protocol):
     """A policy that can be trained. train/ implements it on torch, suites/scripted.py without a model.
 
     `scratch` is a folder for what lets an interrupted training go on. It is removed once the training is recorded,
-    so what is found in it was left by the same call when it was interrupted. With None nothing is kept.
+    so what is found in it was left by the same call when it was interrupted. With None nothing is kept. `reference` is
+    a folder with the policy that a training is held to; it is handed over only where the recipe names a merge for it,
+    and else that policy is the learner as the training finds it.
     """
 
     def sft(self, rows: Sequence[BufferRow], seed: int, stage: str, scratch: str | None = None) -> dict[str, Any]:
@@ -459,20 +461,27 @@ class Learner(Policy, Protocol):
         """Step towards what the policy says of turns at fault in hindsight; returns what to log."""
         ...
 
-    def preference(self, pairs: Sequence[Pair], seed: int, scratch: str | None = None) -> dict[str, Any]:
+    def preference(
+        self, pairs: Sequence[Pair], seed: int, scratch: str | None = None, reference: str | None = None
+    ) -> dict[str, Any]:
         """Step on pairs of a repair and its failure; returns what to log."""
         ...
 
-    def pfpo(self, requests: Sequence[RolloutRequest], seed: int, scratch: str | None = None) -> dict[str, Any]:
+    def pfpo(
+        self, requests: Sequence[RolloutRequest], seed: int, scratch: str | None = None, reference: str | None = None
+    ) -> dict[str, Any]:
         """Policy optimisation on the prompts of `requests`; returns what to log.
 
         Where the recipe has `pfpo.budget`, that holds "tried": by the key of an `Item`, [rollouts, resolved ones].
         """
         ...
 
-    def merge(self, folders: Sequence[str], coefficients: Sequence[float], path: str) -> dict[str, Any]:
+    def merge(
+        self, folders: Sequence[str], coefficients: Sequence[float], path: str, exact: bool = False
+    ) -> dict[str, Any]:
         """Write the policies that were saved in `folders`, merged by coefficients with the sum 1, to a folder that
-        `load` takes; returns what to log."""
+        `load` takes; returns what to log. With `exact`, one that is a reference only: whatever it takes, nothing is
+        lost."""
         ...
 
     def save(self, path: str) -> None: ...

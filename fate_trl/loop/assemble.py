@@ -47,6 +47,7 @@ def assemble(
         selector=made.chooser,
         pairing=made.pairing,
         merge=made.merge,
+        references=made.references,
         learner=make_learner(suites, made.verifiers, made.selector),
         run=run,
         objectives=objectives,

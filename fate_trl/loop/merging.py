@@ -1,8 +1,11 @@
-"""A round's merge: which policies there are, what a choice of shares is worth, and the merged policy."""
+"""What merges make in a round: its policy, or a reference. Which policies there are, and what a choice is worth."""
 
 from __future__ import annotations
 
+import filecmp
+import json
 import math
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +23,11 @@ from ..types import Case
 TRAINED = "trained"
 """Folder in a round of the policy before it was merged."""
 
+REFERENCE = "reference"
+"""Folder in a training stage's scratch folder of the policy that it is held to, where a merge makes that."""
+
+_RECORD = "merge.json"
+
 
 def earlier_policies(run: RunDirectory, accepted: Sequence[int]) -> list[str]:
     """Folders of the policies of accepted rounds, each as it was trained, the latest first; then the first of all."""
@@ -30,12 +38,12 @@ def earlier_policies(run: RunDirectory, accepted: Sequence[int]) -> list[str]:
     return [str(folder) for folder in (*folders, policy_folder(run.path, 0)) if folder is not None]
 
 
+Scores = Callable[[], Sequence[float]]
+"""Mean by objective of the learner as it is, on validation tasks."""
+
+
 def merge_policies(
-    learner: Learner,
-    merge: Merge,
-    folders: Sequence[str],
-    scores: Callable[[], Sequence[float]],
-    rng: np.random.Generator,
+    learner: Learner, merge: Merge, folders: Sequence[str], scores: Scores, rng: np.random.Generator
 ) -> dict[str, Any]:
     """What to record of a merge; the learner then is the policy merged by its first choice.
 
@@ -43,34 +51,105 @@ def merge_policies(
         learner: Merges, and is what `scores` scores.
         merge: Chooses.
         folders: The policies.
-        scores: Mean by objective of the learner as it is, on validation tasks.
+        scores: Says what the learner is worth.
         rng: The merge's.
 
     Raises:
         PluginError: The merge returned something else than its contract says.
     """
+    coefficients, record = _chosen(learner, merge, folders, scores, rng)
+    return {**record, **_become(learner, folders, coefficients)}
+
+
+def merge_reference(
+    learner: Learner,
+    merge: Merge,
+    earlier: Sequence[str],
+    scores: Scores,
+    rng: np.random.Generator,
+    run: RunDirectory,
+    scratch: str,
+) -> tuple[str, dict[str, Any]]:
+    """The folder of a training stage's reference, and what to record of it.
+
+    It is merged of the policy as the stage finds it and of earlier ones, which the learner still is afterwards, and
+    lies in the stage's scratch folder: a stage that goes on from a checkpoint finds it there. Policies with one and the
+    same weights count as one, so their soup is each of them to the bit.
+
+    Args:
+        learner: Merges, and is the policy as the stage finds it.
+        merge: Chooses.
+        earlier: Folders of earlier policies.
+        scores: Says what the learner is worth.
+        rng: The merge's.
+        run: The run.
+        scratch: The stage's scratch folder, in the run's.
+
+    Raises:
+        PluginError: As in `merge_policies`.
+    """
+    folder, start = Path(scratch) / REFERENCE, Path(scratch) / "start"
+    if (folder / _RECORD).is_file():
+        found: dict[str, Any] = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        return str(folder), found
+    learner.save(str(start))
+    folders = [str(start), *earlier]
+    coefficients, record = _chosen(learner, merge, folders, scores, rng)
+    if "tried" in record:
+        learner.load(str(start))
+    shares = _shares(folders, coefficients)
+    with run.replacing(str(folder.relative_to(run.path))) as fresh:
+        if len(shares) == 1:
+            shutil.copytree(next(iter(shares)), fresh, dirs_exist_ok=True)
+        else:
+            record |= learner.merge(list(shares), list(shares.values()), str(fresh), exact=True)
+        (fresh / _RECORD).write_text(json.dumps(record), encoding="utf-8")
+    shutil.rmtree(start)
+    return str(folder), record
+
+
+def _shares(folders: Sequence[str], coefficients: Sequence[float]) -> dict[str, float]:
+    """Coefficients by folder, without those that come to 0; of folders with the same weights the first."""
+    shares: dict[str, float] = {}
+    for folder, coefficient in zip(folders, coefficients, strict=True):
+        same = next((other for other in shares if _same_weights(other, folder)), folder)
+        shares[same] = shares.get(same, 0.0) + coefficient
+    return {folder: share for folder, share in shares.items() if abs(share) > 1e-9}
+
+
+def _same_weights(one: str, other: str) -> bool:
+    files, others = (sorted(file.name for file in Path(f).glob("*.safetensors")) for f in (one, other))
+    _, differ, odd = filecmp.cmpfiles(one, other, files, shallow=False)
+    return files == others != [] and not differ and not odd
+
+
+def _chosen(
+    learner: Learner, merge: Merge, folders: Sequence[str], scores: Scores, rng: np.random.Generator
+) -> tuple[list[float], dict[str, Any]]:
+    """The first choice of a merge, and what to record of it. Where it evaluated, the learner is what it tried last."""
     tried: list[dict[str, Any]] = []
     name = type(merge).__name__
-    with tempfile.TemporaryDirectory() as scratch:
 
-        def become(coefficients: Sequence[float]) -> dict[str, Any]:
-            path = str(Path(scratch) / "merged")
-            told = learner.merge(folders, coefficients, path)
-            learner.load(path)
-            return told
+    def evaluate(coefficients: Sequence[float]) -> Sequence[float]:
+        (row,) = checked([coefficients], len(folders), name)
+        _become(learner, folders, row)
+        means = [float(value) for value in scores()]
+        tried.append({"coefficients": row, "scores": [None if math.isnan(mean) else mean for mean in means]})
+        return means
 
-        def evaluate(coefficients: Sequence[float]) -> Sequence[float]:
-            (row,) = checked([coefficients], len(folders), name)
-            become(row)
-            means = [float(value) for value in scores()]
-            tried.append({"coefficients": row, "scores": [None if math.isnan(mean) else mean for mean in means]})
-            return means
-
-        chosen = checked(merge.coefficients(len(folders), evaluate, rng), len(folders), name)
-        told = become(chosen[0])
+    first, *_ = checked(merge.coefficients(len(folders), evaluate, rng), len(folders), name)
     own = metrics_of(merge)
-    record = {"policies": len(folders), "coefficients": chosen[0], **({"tried": tried} if tried else {})}
-    return {**record, **told, **({"merge": own} if own else {})}
+    record = {"policies": len(folders), "coefficients": first}
+    return first, {**record, **({"tried": tried} if tried else {}), **({"merge": own} if own else {})}
+
+
+def _become(learner: Learner, folders: Sequence[str], coefficients: Sequence[float]) -> dict[str, Any]:
+    """Merge, and load what was merged; returns what the learner says of it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = str(Path(scratch) / "merged")
+        told = learner.merge(folders, coefficients, path)
+        learner.load(path)
+    return told
 
 
 def checked(rows: Any, policies: int, name: str) -> list[list[float]]:

@@ -8,7 +8,8 @@ records are the same as those of a run that was not.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -27,10 +28,11 @@ from .budgets import collected_tries, failure_item, prompt_items, prompt_tries, 
 from .counts import collect_summary, repair_summary, tokens, tokens_of_round
 from .evaluating import Evaluating
 from .hindsight import write_hindsight
-from .merging import TRAINED, earlier_policies, merge_policies
+from .merging import TRAINED, earlier_policies, merge_policies, merge_reference
 from .pairing import write_pairs
 from .policies import load_policy, save_policy, tidy
 from .repairing import anchors, by_failure, failures_of, limited, row_of, rows_of, select, selection
+from .stages import Training
 from .tasks import sample_tasks
 from .weighing import drawn
 
@@ -44,6 +46,7 @@ class Evolution(Evaluating):
         selector: Chooses repairs.
         pairing: Makes the pairs; None where the recipe learns from none.
         merge: Chooses the shares of a merged policy; None where a round's policy is the trained one.
+        references: Choose those of the reference of a training stage, by its name; by default it is the stage's start.
         observers: Are told of each round.
     """
 
@@ -51,6 +54,7 @@ class Evolution(Evaluating):
     selector: ParetoSelector
     pairing: Pairing | None = None
     merge: Merge | None = None
+    references: Mapping[str, Merge] = field(default_factory=dict)
     observers: Sequence[Callable[..., Any]] = ()
 
     # -------------------------------------------------------------------------------------------- the whole run
@@ -105,9 +109,10 @@ class Evolution(Evaluating):
                 teach = self.learner.distillation
                 self._train(round, "distillation", lambda seed, scratch: teach(turns, seed, scratch))
             if self.pairing is not None and (pairs := self._pairs(round, accepted, collected, repairs)):
-                self._train(round, "preference", lambda seed, scratch: self.learner.preference(pairs, seed, scratch))
+                held = self._held(round, accepted, "preference", partial(self.learner.preference, pairs))
+                self._train(round, "preference", held)
             if self.recipe.pfpo is not None:
-                self._pfpo(round, self._pfpo_requests(round, collected), collected)
+                self._pfpo(round, accepted, self._pfpo_requests(round, collected), collected)
             if self.merge is not None:
                 merge = self.merge
                 self._train(round, "merge", lambda seed, _: self._merged(merge, round, accepted, seed))
@@ -334,7 +339,7 @@ class Evolution(Evaluating):
         repairs = [replace(request, stage="pfpo") for request in asked]
         return repairs or requests if prompts == "repair" else requests + repairs
 
-    def _pfpo(self, round: int, requests: Sequence[RolloutRequest], collected: Sequence[Case]) -> None:
+    def _pfpo(self, round: int, accepted: int, requests: Sequence[RolloutRequest], collected: Sequence[Case]) -> None:
         """PFPO on prompts, each in the data as often as the budget says; groups keep their size, and batches theirs."""
         assert self.recipe.pfpo is not None
         items = prompt_items(requests, failures_of(collected), group_size(self.recipe.pfpo.trl))
@@ -345,20 +350,39 @@ class Evolution(Evaluating):
             rng = np.random.default_rng(seed_of(self.recipe.seed, round, "prompt-weights"))
             requests = drawn(requests, self.objectives, said.alpha, rng)
 
+        held = self._held(round, accepted, "pfpo", partial(self.learner.pfpo, requests))
+
         def work(seed: int, scratch: str) -> Mapping[str, Any]:
-            summary = dict(self.learner.pfpo(requests, seed, scratch))
+            summary = dict(held(seed, scratch))
             record = self.budgets.record("pfpo", shares)
             self.budgets.told("pfpo", prompt_tries(items, summary.pop("tried", {})))
             return {**summary, **record}
 
         self._train(round, "pfpo", work)
 
+    def _held(self, round: int, accepted: int, stage: str, train: Callable[..., Mapping[str, Any]]) -> Training:
+        """What trains, held to a reference where the recipe has a merge for one."""
+        if stage not in self.references:
+            return train
+        merge = self.references[stage]
+
+        def held(seed: int, scratch: str) -> Mapping[str, Any]:
+            rng, earlier = np.random.default_rng(seed), self._before(accepted)
+            scores = lambda: self.validation_scores(seed)  # noqa: E731
+            folder, record = merge_reference(self.learner, merge, earlier, scores, rng, self.run, scratch)
+            return {**train(seed, scratch, reference=folder), "reference": record}
+
+        return held
+
+    def _before(self, accepted: int) -> list[str]:
+        """Folders of the policies up to round `accepted`, for a merge."""
+        return earlier_policies(self.run, [r for r in range(1, accepted + 1) if self._done(r)["accept"]["accepted"]])
+
     def _merged(self, merge: Merge, round: int, accepted: int, seed: int) -> Mapping[str, Any]:
         """The trained policy, merged with those of the rounds before."""
         trained = f"{round_dir(round)}/{TRAINED}"
         save_policy(self.learner, self.run, trained, self.budgets)
-        rounds = [r for r in range(1, accepted + 1) if self._done(r)["accept"]["accepted"]]
-        folders = [str(self.run.path / trained), *earlier_policies(self.run, rounds)]
+        folders = [str(self.run.path / trained), *self._before(accepted)]
         rng = np.random.default_rng(seed)
         return merge_policies(self.learner, merge, folders, lambda: self.validation_scores(seed), rng)
 

@@ -32,6 +32,10 @@ Work = Callable[[], Mapping[str, Any] | None]
 """What a stage does; it returns what the stage's record says of it."""
 
 
+Training = Callable[[int, str], Mapping[str, Any]]
+"""What a training stage does, on its seed and its scratch folder; it returns the same."""
+
+
 @dataclass(kw_only=True)
 class Stages:
     """How stages are done, whatever they do.
@@ -90,7 +94,7 @@ class Stages:
         scorers = [vars(self).get(name) for name in ("_scorer", "_held_out_scorer")]
         return float(sum(scorer.took for scorer in scorers if scorer is not None))
 
-    def _train(self, round: int, name: Stage, work: Callable[[int, str], Mapping[str, Any]]) -> None:
+    def _train(self, round: int, name: Stage, work: Training) -> None:
         """A training stage: `work` on its seed and its scratch folder, which is removed once the stage is recorded.
 
         The policy is saved after it, so that a resumed run does not train twice.

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..recipe.schema import Recipe, generation
+from ..recipe.schema import Recipe, generation, references_in
 from ..recipe.trl_keys import trl_defaults
 
 GIB = 2**30
@@ -116,7 +116,7 @@ def _preference(trl: Mapping[str, Any], model: _Counted, lengths: Lengths) -> Ne
         parts = model.packed(trl, rows, 2, prompt, length - prompt)
     else:
         parts = model.training(trl, rows, length, min(lengths.completion, length))
-    return Need("preference", {**model.held(), **model.reference(1.0), **parts})
+    return Need("preference", {**model.held(), **model.reference("preference", 1.0), **parts})
 
 
 def _pfpo(recipe: Recipe, model: _Counted, lengths: Lengths, device_memory: float | None) -> list[Need]:
@@ -128,7 +128,7 @@ def _pfpo(recipe: Recipe, model: _Counted, lengths: Lengths, device_memory: floa
     rows = settings["per_device_train_batch_size"]
     steps = settings["steps_per_generation"] or settings["gradient_accumulation_steps"]
     generated = settings["generation_batch_size"] or rows * steps
-    held = {**model.held(), **model.reference(settings["beta"])}
+    held = {**model.held(), **model.reference("pfpo", settings["beta"])}
     before = {**held, **model.optimiser(trl)}  # of the steps before this generation
     return [
         Need("pfpo: generate", model.generating(before, generated, prompt + lengths.completion, keys, device_memory)),
@@ -208,9 +208,11 @@ class _Counted:
         adapter = {"adapter": self.adapter} if self.adapter else {}
         return {"base weights": self.base, **adapter, **workspace, **context}
 
-    def reference(self, beta: float) -> dict[str, int]:
-        """The policy as the stage began, which a KL term is taken to: a copy of what is trained."""
-        return {"reference": self.adapter or self.base} if beta else {}
+    def reference(self, stage: str, beta: float) -> dict[str, int]:
+        """The policy as the stage began, which a KL term is taken to: a copy of what is trained. Where a merge makes
+        it, an adapter is at most as large as those of all rounds together."""
+        merged = self.recipe.rounds + 1 if stage in references_in(self.recipe) else 1
+        return {"reference": self.adapter * merged or self.base} if beta else {}
 
     def optimiser(self, trl: Mapping[str, Any]) -> dict[str, int]:
         """Its states: two per weight in the weight's type, or in 8 bits where there are 4,096 weights or more."""

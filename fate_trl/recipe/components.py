@@ -9,7 +9,7 @@ from typing import Any
 from .. import plugins
 from ..hookspecs import Budget, Merge, Pairing, PairLoss, ParetoSelector, PolicyLoss, RepairStrategy
 from ..verify.loading import load as load_verifier
-from .schema import ComponentRef, Recipe, budgets_in
+from .schema import ComponentRef, Recipe, budgets_in, references_in
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Components:
         callbacks: What watches PFPO and steers it.
         budgets: By what they share tries out in; each an instance of its own.
         merge: What each round's policy is merged by; None where it is the trained one.
+        references: What merges the reference of a training stage, by its name; none where that is the stage's start.
     """
 
     verifiers: list[Any]
@@ -41,6 +42,7 @@ class Components:
     callbacks: Sequence[Any] = ()
     budgets: Mapping[str, Budget] = field(default_factory=dict)
     merge: Merge | None = None
+    references: Mapping[str, Merge] = field(default_factory=dict)
 
 
 def components_of(recipe: Recipe) -> Components:
@@ -60,6 +62,7 @@ def components_of(recipe: Recipe) -> Components:
         callbacks=[_load("callback", reference) for reference in (recipe.pfpo.callbacks if recipe.pfpo else ())],
         budgets={stage: _load("budget", reference) for stage, (reference, _) in budgets_in(recipe).items()},
         merge=_load("merge", recipe.merge) if recipe.merge else None,
+        references={stage: _load("merge", reference) for stage, reference in references_in(recipe).items()},
     )
 
 
@@ -72,7 +75,7 @@ def plugins_of(recipe: Recipe) -> list[str]:
         named += [recipe.preference.pairing, *([recipe.preference.loss] if recipe.preference.loss else [])]
     if recipe.pfpo is not None:
         named += [*recipe.pfpo.callbacks, *([recipe.pfpo.loss] if recipe.pfpo.loss else [])]
-    named += [recipe.merge] if recipe.merge else []
+    named += [*([recipe.merge] if recipe.merge else []), *references_in(recipe).values()]
     named += [reference for reference, _ in budgets_in(recipe).values()]
     return sorted({plugins.split_name(reference.name)[0] for reference in named})
 

@@ -29,7 +29,10 @@ def check_pfpo(recipe: Recipe, loss: Any, callbacks: Sequence[Any], selector: An
     own = [key for key in OF_TRLS_LOSS if loss is not None and key in given]
     if own:
         raise RecipeError(f"pfpo.{own[0]} says something of TRL's loss, and pfpo.loss takes its place; give one.")
-    check_setting({**trl_defaults("grpo_config"), **given}, loss, callbacks, selector, "pfpo.")
+    settings = {**trl_defaults("grpo_config"), **given}
+    if recipe.pfpo.reference is not None and not settings.get("beta"):
+        raise RecipeError("pfpo.reference: where pfpo.beta is 0 nothing is held to a reference; set pfpo.beta above 0.")
+    check_setting(settings, loss, callbacks, selector, "pfpo.")
     if loss is not None:
         plugins.check_needs(loss, objectives, "policy loss")
 

@@ -259,13 +259,16 @@ class Distillation(Training):
 
 class Preference(Training):
     """DPO and its kin on pairs of trajectories, a repair and its failure say, on the policy's own tokens of all turns.
-    The reference is the policy as the stage finds it. Other keys: DPOConfig's, as `loss_type` and `beta`."""
+    Other keys: DPOConfig's, as `loss_type` and `beta`."""
 
     pairing: Ref = ComponentRef(name="chosen-failure")
     """The pairing, which says what is paired: each chosen repair with its failure, both under the plain task's prompt,
     or as a plugin's pairing has it."""
     loss: Ref | None = None
     """A plugin's pair loss, in the place of TRL's `loss_type`."""
+    reference: Ref | None = None
+    """The merge that makes the reference, of the policy as the stage finds it and those of earlier rounds (SALSA: the
+    reference is a `soup`; `start` is the policy before round 1). null for the policy as the stage finds it."""
 
 
 class Pfpo(Training):
@@ -276,6 +279,8 @@ class Pfpo(Training):
     """Sample on plain tasks of all kinds, on repair prompts, or on a mixture."""
     loss: Ref | None = None
     """A plugin's policy loss, in the place of TRL's `loss_type`."""
+    reference: Ref | None = None
+    """The merge that makes the policy which the KL term is taken to; see `preference.reference`. It needs `beta`."""
     callbacks: list[Ref] = Field(default_factory=list)
     """Plugins' callbacks, which watch the training and steer it."""
     budget: Budgeted | None = None
@@ -384,6 +389,12 @@ def budgets_in(recipe: Recipe) -> dict[str, tuple[BudgetRef, int]]:
         "pfpo": (pfpo.budget if pfpo else None, 1),
     }
     return {stage: (reference, usual) for stage, (reference, usual) in given.items() if reference is not None}
+
+
+def references_in(recipe: Recipe) -> dict[str, ComponentRef]:
+    """The merges that make references, by the stage that is held to them."""
+    given = {"preference": recipe.preference, "pfpo": recipe.pfpo}
+    return {stage: keys.reference for stage, keys in given.items() if keys is not None and keys.reference is not None}
 
 
 def bounds(stage: str, reference: BudgetRef, usual: int) -> tuple[int, float, int]:

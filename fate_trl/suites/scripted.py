@@ -120,13 +120,19 @@ class ScriptedLearner(ScriptedPolicy):
     def distillation(self, turns: Sequence[Hindsight], seed: int, scratch: str | None = None) -> dict[str, Any]:
         return self._train("distillation", len(turns))
 
-    def preference(self, pairs: Sequence[Pair], seed: int, scratch: str | None = None) -> dict[str, Any]:
+    def preference(
+        self, pairs: Sequence[Pair], seed: int, scratch: str | None = None, reference: str | None = None
+    ) -> dict[str, Any]:
         return self._train("preference", len(pairs))
 
-    def pfpo(self, requests: Sequence[RolloutRequest], seed: int, scratch: str | None = None) -> dict[str, Any]:
+    def pfpo(
+        self, requests: Sequence[RolloutRequest], seed: int, scratch: str | None = None, reference: str | None = None
+    ) -> dict[str, Any]:
         return self._train("pfpo", len(requests))
 
-    def merge(self, folders: Sequence[str], coefficients: Sequence[float], path: str) -> dict[str, Any]:
+    def merge(
+        self, folders: Sequence[str], coefficients: Sequence[float], path: str, exact: bool = False
+    ) -> dict[str, Any]:
         skills = [json.loads((Path(folder) / "skill.json").read_text()) for folder in folders]
         skill = sum(c * skill for c, skill in zip(coefficients, skills, strict=True))
         Path(path).mkdir(parents=True, exist_ok=True)

@@ -21,8 +21,7 @@ import torch
 from datasets import Dataset
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 from trl import DPOConfig, SFTConfig, SFTTrainer
 
 from ..errors import FateError, LedgerError, RecipeError
@@ -43,10 +42,11 @@ from .engine import one_engine
 from .examples import Unrenderable, renderable, tokens_of
 from .logs import number
 from .merging import merge_weights
-from .models import ADAPTER, load_model
+from .models import load_model, take_weights
 from .pair_facts import check_pairs
 from .prefix_sharing import share_training
 from .processor import give_memory_back
+from .reference import set_reference
 from .rows import request_dataset
 from .spent import Spent
 from .tally import Tally
@@ -368,7 +368,9 @@ class TrlLearner:
             "turn_ids": list(turn.turn_ids),
         }
 
-    def preference(self, pairs: Sequence[Pair], seed: int, scratch: str | None = None) -> dict[str, Any]:
+    def preference(
+        self, pairs: Sequence[Pair], seed: int, scratch: str | None = None, reference: str | None = None
+    ) -> dict[str, Any]:
         self.fresh()
         assert self.recipe.preference is not None
         settings = self.recipe.preference.trl
@@ -381,18 +383,24 @@ class TrlLearner:
             told_to = [_Steps(self.reporter)]
             first = None if (folder := self.first_policy()) is None else lambda: self._weights_of(str(folder))
             trainer = preference.PairTrainer(self.model, args, rows, self.tokenizer, told_to, self.pair_loss, first)
+            if reference is not None:
+                set_reference(trainer, reference)
             if self.recipe.share_prefixes:
                 share_training(trainer, trainer.head_fields)
             summary = self._run(trainer, scratch, lambda: True, "save_steps" not in settings)
         return {**preference.told_of(trainer, rows, summary["log"]), **summary}
 
-    def pfpo(self, requests: Sequence[RolloutRequest], seed: int, scratch: str | None = None) -> dict[str, Any]:
+    def pfpo(
+        self, requests: Sequence[RolloutRequest], seed: int, scratch: str | None = None, reference: str | None = None
+    ) -> dict[str, Any]:
         assert self.recipe.pfpo is not None
         settings = self.recipe.pfpo.trl
         readable = [self._readable(request) for request in requests]
         trainer = self._pfpo_trainer(readable, seed, trains=True, **settings, **output_of(scratch))
         trainer.tally = Tally() if self.recipe.pfpo.budget is not None else None
-        if trainer.ref_model is not None:  # TRL loads the model as it was given; the KL term is to the stage's start
+        if reference is not None:
+            set_reference(trainer, reference)
+        elif trainer.ref_model is not None:  # TRL loads the model as it was given; the KL term is to the stage's start
             trainer.accelerator.unwrap_model(trainer.ref_model).load_state_dict(self.model.state_dict())
         summary = self._run(trainer, scratch, trainer.between_generations, "save_steps" not in settings)
         told = metrics_of(self.selector)
@@ -439,10 +447,12 @@ class TrlLearner:
 
     # -------------------------------------------------------------------------------------------- saving
 
-    def merge(self, folders: Sequence[str], coefficients: Sequence[float], path: str) -> dict[str, Any]:
-        """Of adapters one of the recipe's rank, so that a training can go on from it."""
+    def merge(
+        self, folders: Sequence[str], coefficients: Sequence[float], path: str, exact: bool = False
+    ) -> dict[str, Any]:
+        """Of adapters one of the recipe's rank, so that a training can go on from it; or the exact one."""
         lora = self.recipe.model.lora
-        return dict(merge_weights(folders, coefficients, path, None if lora is None else lora.r))
+        return dict(merge_weights(folders, coefficients, path, None if lora is None or exact else lora.r))
 
     def save(self, path: str) -> None:
         """The adapter, or all weights, as safetensors, the tokenizer, and the state of components that learn."""
@@ -466,25 +476,16 @@ class TrlLearner:
         own = get_peft_model_state_dict(self.model) if lora else self.model.state_dict()
         own = {name: values.clone() for name, values in own.items()}
         try:
-            self._take_weights(path)
+            take_weights(self.model, path, self._adapter)
             yield
         finally:
             set_peft_model_state_dict(self.model, own) if lora else self.model.load_state_dict(own)
 
     def _load_weights(self, path: str) -> None:
         self.fresh()
-        self._take_weights(path)
+        take_weights(self.model, path, self._adapter)
 
-    def _take_weights(self, path: str) -> None:
-        try:
-            if self.recipe.model.lora is not None:
-                weights = load_file(Path(path) / ADAPTER)
-                set_peft_model_state_dict(self.model, weights)
-            else:
-                saved = AutoModelForCausalLM.from_pretrained(path, dtype=self.model.dtype)
-                self.model.load_state_dict(saved.state_dict())
-        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-            raise LedgerError(
-                f"the policy in {path} cannot be loaded: {error}. `fate-trl fsck RUN --repair` puts it aside, and a "
-                "resumed run trains it again."
-            ) from error
+    @property
+    def _adapter(self) -> str | None:
+        """The name of what is trained; None where that is the whole model."""
+        return None if self.recipe.model.lora is None else "default"

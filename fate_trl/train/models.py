@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from ..errors import RecipeError
+from ..errors import LedgerError, RecipeError
 from ..recipe.schema import EMBEDDED, SMOLLM2, Model
 from ..suites.workbench import POLICIES
 from . import gguf, templates
@@ -124,6 +125,32 @@ def _train_tokens(loaded: Any, tokenizer: Any, words: Sequence[str]) -> list[int
             if loaded.config.tie_word_embeddings:
                 break  # the head is the same matrix
     return ids
+
+
+@contextmanager
+def policy_in(folder: str | Path) -> Iterator[None]:
+    """Within, what cannot be read of a saved policy, or does not fit, is a LedgerError."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise LedgerError(
+            f"the policy in {folder} cannot be loaded: {error}. `fate-trl fsck RUN --repair` puts it aside, and a "
+            "resumed run trains it again."
+        ) from error
+
+
+def take_weights(model: Any, folder: str | Path, adapter: str | None) -> None:
+    """Give a model the weights of a saved policy: those of its adapter of this name, or all with None.
+
+    Raises:
+        LedgerError: The weights are not there, or do not fit.
+    """
+    with policy_in(folder):
+        if adapter is not None:
+            set_peft_model_state_dict(model, load_file(Path(folder) / ADAPTER), adapter_name=adapter)
+        else:
+            saved = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype)
+            model.load_state_dict(saved.state_dict())
 
 
 def merge_adapter(model: Model, adapter: Path, target: str) -> None:
