@@ -33,7 +33,11 @@ CORE = (
     ),
     ("`ensemble`", "Reward Model Ensembles Help Mitigate Overoptimization", "test_ensembles.py"),
     ("logged metrics", "Secrets of RLHF in Large Language Models Part I: PPO", "test_trainer.py"),
-    ("merge `soup`", "SALSA: Soup-based Alignment Learning for Stronger Adaptation in RLHF", "test_merging.py"),
+    (
+        "merge `soup`, as `pfpo.reference` and `preference.reference`",
+        "SALSA: Soup-based Alignment Learning for Stronger Adaptation in RLHF",
+        "test_references.py",
+    ),
     (
         "stage `distillation`",
         "ours, after SDFT (2601.19897), HinT-SD (2605.17873)",
