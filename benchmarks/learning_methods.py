@@ -5,7 +5,7 @@ collapsing, switched off), `rewards` (definitions of the Pareto reward and of th
 `preference` (DPO on repairs and their failures, in the place of a stage or beside both), `rivals` (later ways to make
 one advantage of several objectives, in GRPO's place; they need `fate-trl-methods`), `losses` (of it as well, in the
 place of PFPO's loss), `steps` (hints step by step, and tries that go where they teach most; of it too), `stages`
-(distillation in hindsight, and merging).
+(distillation in hindsight, and merging, of policies and of references).
 A method that a recipe has already, such as K = 4, is full FATE itself, and is not run again.
 """
 
@@ -212,8 +212,12 @@ STAGES = {
     "merged": Method(
         "each round's policy averaged with those before", {"merge": {"name": "soup", "args": {"weights": [2, 1]}}}
     ),
+    "soup-reference": Method(
+        "KL term of .04 to the average of PFPO's start and the policy of the round before",
+        {"pfpo.beta": 0.04, "pfpo.reference": {"name": "soup", "args": {"weights": [1, 1]}}},
+    ),
 }
-"""Stages that the recipe has not."""
+"""What the recipe has not; `kl` has the KL term of the last one to PFPO's start alone."""
 
 GROUPS: dict[str, dict[str, Method]] = {
     "headline": {name: BASELINES[name] for name in list(BASELINES)[:5]},
