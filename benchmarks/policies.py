@@ -54,9 +54,11 @@ class Player:
     def suites(self) -> Mapping[str, Suite]:
         return self.evolution.suites
 
-    def tasks(self, count: int | None, seed: int, where: Callable[[Task], bool] = lambda task: True) -> list[Task]:
-        """Test tasks, drawn by a seed."""
-        found = [task for task in self.evolution.tasks("test") if where(task)]
+    def tasks(
+        self, count: int | None, seed: int, where: Callable[[Task], bool] = lambda task: True, split: str = "test"
+    ) -> list[Task]:
+        """Tasks of a split, drawn by a seed."""
+        found = [task for task in self.evolution.tasks(split) if where(task)]
         return sample_tasks(found, count, np.random.default_rng(seed))
 
     def play(self, tasks: Sequence[Task], seed: int) -> list[Trajectory]:
@@ -74,11 +76,17 @@ class Player:
 
 @contextmanager
 def opened(recipe: Json, policy: Path | None) -> Iterator[Player]:
-    """The recipe's policy, or the one in a folder, as a run would open it; what it writes is removed."""
+    """The recipe's policy, or the one in a folder (an adapter or whole weights), as a run would open it.
+
+    What it writes is removed.
+    """
     from fate_trl.train.build import build
+    from fate_trl.train.models import ADAPTER
 
     values: dict[str, Any] = copy.deepcopy(recipe) | {"rounds": 0, "token_budget": None, "warm_start": None}
-    if policy is not None:
-        values["model"] |= {"path": str(policy)}
+    if policy is not None and (policy / ADAPTER).is_file():
+        values["model"] |= {"adapter": str(policy)}
+    elif policy is not None:
+        values["model"] |= {"path": str(policy), "revision": None, "lora": None}
     with TemporaryDirectory() as folder:
         yield Player(build(make_recipe(values), RunDirectory(Path(folder))))

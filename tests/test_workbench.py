@@ -11,7 +11,7 @@ import pytest
 
 from fate_trl import plugins
 from fate_trl.choose.repairs import Reflect
-from fate_trl.errors import SuiteError, ToolError
+from fate_trl.errors import FateError, SuiteError, ToolError
 from fate_trl.record import content_hash
 from fate_trl.suites.episodes import Recorder
 from fate_trl.suites.workbench import POLICY, traces, world
@@ -376,6 +376,18 @@ def test_the_shipped_tokenizer_is_the_one_that_the_script_makes(tokenizer: Any) 
     words = build.vocabulary([*traces.traces(1000, build.SEED), *traces.rare()])
     assert sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get) == words
     assert tokenizer.chat_template == build.TEMPLATE
+
+
+def test_a_wider_policy_is_made_the_same_way(tmp_path: Any) -> None:
+    build = pytest.importorskip("fate_trl.suites.workbench.build")
+    made = {width: build.build(tmp_path / str(width), count=12, steps=1, width=width) for width in (32, 128, 64)}
+    assert made[32]["parameters"] < made[64]["parameters"] < made[128]["parameters"]
+    read = pytest.importorskip("transformers").AutoConfig.from_pretrained
+    config = read(tmp_path / "64")
+    assert (config.hidden_size, config.intermediate_size, config.num_attention_heads) == (64, 128, 2)
+    assert read(tmp_path / "128").initializer_range == 0.08, "the package's own stays as it is"
+    with pytest.raises(FateError, match="multiple of 32"):
+        build.build(tmp_path / "odd", width=100)
 
 
 @pytest.mark.slow
