@@ -16,7 +16,7 @@ Tokens are all that training took: read (prompts, repair prompts, tool results),
 included), and trained on, once for each pass; and validation, since it decides what is accepted. Evaluation on the test
 split is not counted. What was really used stands in the table, in tokens and in seconds.
 
-What is measured is the policy that a user would have in hand after each round (the last accepted one), on the test
+What is measured is the policy that a user would have in hand after each round (`kept_round`), on the test
 split, by the recipe's verifiers, or by the held-out one of an objective where the recipe has one: a method that trains
 on other verifiers is measured as all others. Intervals are Student's, over seeds; differences are paired by seed.
 """
@@ -49,7 +49,7 @@ import fate_trl
 from benchmarks.learning_methods import GROUPS, METHODS, REFERENCE, Json, Method
 from benchmarks.learning_page import HEADLINE, METRICS, fill, page, plot, summary
 from fate_trl import metrics
-from fate_trl.ledger.layout import round_dir
+from fate_trl.ledger.layout import kept_round, round_dir
 from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.counts import tokens_of_round
 from fate_trl.loop.rounds import Evolution
@@ -225,31 +225,31 @@ def rounds_of(directory: RunDirectory) -> Iterator[tuple[int, dict[str, Json]]]:
 
 def points(directory: RunDirectory) -> Iterator[Json]:
     """After each round: what was used so far, and how good the policy is that one then has."""
-    tokens, seconds, values = 0, 0.0, {}
+    tokens, seconds, seen = 0, 0.0, {}
     for number, stages in rounds_of(directory):
+        seen[number] = stages
         accepted = stages.get("accept", {"accepted": True})["accepted"]
         if number:
             tokens += tokens_of_round(stages)
             seconds += sum(record["seconds"] for name, record in stages.items() if not name.startswith("eval-test"))
-        if accepted:
-            values = measured(directory.cases(f"{round_dir(number)}/rollouts.jsonl", "eval-test"))
+        values = measured(directory.cases(f"{round_dir(kept_round(seen) or 0)}/rollouts.jsonl", "eval-test"))
         yield {"round": number, "accepted": accepted, "tokens": tokens, "seconds": seconds, "values": values}
 
 
-def last_accepted(directory: RunDirectory) -> int:
+def last_kept(directory: RunDirectory) -> int:
     """The round whose policy one has in hand at the end."""
-    return max(n for n, stages in rounds_of(directory) if stages.get("accept", {"accepted": True})["accepted"])
+    return kept_round(dict(rounds_of(directory))) or 0
 
 
 def last_policy(directory: RunDirectory) -> Path | None:
     """Where the policy lies that one has at the end; None if it is the untrained one."""
-    last = last_accepted(directory)
+    last = last_kept(directory)
     return directory.path / round_dir(last) / "policy" if last else None
 
 
 def ends(directory: RunDirectory) -> list[Json]:
     """What that policy scores on each test task, so that any metric can be computed later on."""
-    last = f"{round_dir(last_accepted(directory))}/rollouts.jsonl"
+    last = f"{round_dir(last_kept(directory))}/rollouts.jsonl"
     return [case_of(*case) for case in directory.cases(last, "eval-test")]
 
 

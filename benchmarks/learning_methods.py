@@ -113,6 +113,14 @@ COLLAPSE = {
     "replay": Method("with earlier rounds' rows", {"repair.replay": True}),
     "no-gate": Method("every round is accepted", {"evaluation.validation": 0}),
     "gate": Method("a round is accepted on 90 validation tasks", {"evaluation.validation": 90}),
+    "keep-best": Method(
+        "every round is accepted; the best on 90 validation tasks is kept",
+        {"evaluation.validation": 90, "evaluation.tolerance": 1.0, "evaluation.keep": "best"},
+    ),
+    "gate-best": Method(
+        "a gate, and of the accepted rounds the best on 90 validation tasks",
+        {"evaluation.validation": 90, "evaluation.keep": "best"},
+    ),
     "gamed": Method(
         "trained on what is announced",
         {

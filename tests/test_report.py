@@ -344,6 +344,7 @@ class OfARun:
 GOOD = {"value": 0.3, "low": 0.1, "high": 0.5}
 BAD = {"value": -0.3, "low": -0.5, "high": -0.1}
 FLAT = {"value": 0.0, "low": -0.1, "high": 0.1}
+KEEP = {"evaluation": {"keep": "best"}}
 BASE, LATER = policy_of("base", 0), policy_of("round-1", 1)
 
 
@@ -360,6 +361,16 @@ BASE, LATER = policy_of("base", 0), policy_of("round-1", 1)
         (OfARun(3, 1), (BASE, LATER), {"resolved": GOOD}, [], "not yet", ["unfinished"]),
         (OfARun(3, 1, token_budget=9), (BASE, LATER), {"resolved": GOOD}, [], "accept", ["accept"]),
         (OfARun(), (BASE, BASE), {}, [], "not yet", ["no-round-accepted"]),
+        (OfARun(**KEEP), (BASE, BASE), {}, [], "not yet", ["none-better"]),
+        (
+            OfARun(2, 2, **KEEP),
+            (BASE, LATER),
+            {"resolved": GOOD},
+            [],
+            "accept",
+            ["accept", "kept"],
+        ),
+        (OfARun(2, 2, **KEEP), (BASE, LATER), {}, [], "not yet", ["unstated", "kept"]),
         (OfARun(), (None, None), {}, [], "not yet", ["nothing-evaluated"]),
         (OfARun(0, 0), (BASE, BASE), {}, [], "measured", ["only-measured"]),
         (OfARun(0, 0), (None, None), {}, [], "not yet", ["nothing-evaluated"]),

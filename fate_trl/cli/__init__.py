@@ -26,7 +26,7 @@ COMMANDS = {
     "eval": (
         "evaluate_model",
         "fate_trl.cli.eval",
-        "Evaluate a model, or the last accepted policy of a run, on held-out tasks, without training.",
+        "Evaluate a model, or the policy of a run, on held-out tasks, without training.",
     ),
     "check": (
         "check_recipe",

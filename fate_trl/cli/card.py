@@ -19,7 +19,7 @@ from .console import out, visible
 from .files import write_whole
 
 RunPath = Annotated[str, typer.Argument(metavar="RUN", help="A run directory.")]
-RoundNumber = Annotated[int, typer.Option(help="Which round's policy; by default the last accepted one.")]
+RoundNumber = Annotated[int, typer.Option(help="Which round's policy; by default the one handed over.")]
 
 
 def write_card(

@@ -35,13 +35,13 @@ def evaluate_model(
     sets: Sets = [],  # noqa: B006
     model: Annotated[str, typer.Option(metavar="NAME", help="An endpoint's model.")] = "",
     base: Annotated[str, typer.Option(metavar="MODEL", help="An adapter's base; by default as it says itself.")] = "",
-    round: Annotated[int, typer.Option(help="A run's round; by default the last accepted one.")] = -1,
+    round: Annotated[int, typer.Option(help="A run's round; by default the one whose policy is handed over.")] = -1,
     output: Annotated[str, typer.Option(metavar="DIR", help="Run directory to write.")] = "runs/eval",
     resume: Annotated[str, typer.Option(metavar="RUN", help="Go on with an evaluation that was stopped.")] = "",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a model, or the last accepted policy of a run, on held-out tasks, without training."""
+    """Evaluate a model, or the policy of a run, on held-out tasks, without training."""
     if team.rank() > 0:
         return follow()
     if bool(target) == bool(resume):

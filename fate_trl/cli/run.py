@@ -164,6 +164,8 @@ def go(asked: Recipe, components: Components, directory: RunDirectory, quiet: bo
             rows = evolution()
     if not as_json:
         out.print(metrics_table(rows))
+        if asked.evaluation.keep == "best" and (kept := directory.kept) is not None:
+            out.print(f"kept: the policy of round {kept}, the best on the validation tasks")
         out.print(f"run directory: {directory.path}", soft_wrap=True)
     _described("its model cards", directory, lambda: write_cards(directory, asked))
     page = _described("its report", directory, lambda: write_report(directory.path))

@@ -76,6 +76,23 @@ def round_of(policy: str) -> int | None:
     return int(number) if number.isascii() and number.isdigit() else None
 
 
+def kept_round(rounds: Mapping[int, Mapping[str, Any]]) -> int | None:
+    """The round whose policy a run hands over: the last accepted one, or the best where the recipe keeps that.
+
+    Args:
+        rounds: The records of each round's finished stages by their name, in the order of the rounds.
+
+    Returns:
+        Its number, 0 for the policy before training; None while no round is decided.
+    """
+    kept = None
+    for number, stages in rounds.items():
+        if "accept" in stages:
+            accept = stages["accept"]
+            kept = accept.get("kept", number if accept["accepted"] else kept or 0)
+    return kept
+
+
 def trajectories_in(stage: Mapping[str, Any]) -> int | None:
     """How many trajectories the record of a finished stage counts; None if that stage rolls none out."""
     counted: int | None = stage.get("trajectories", stage.get("candidates"))

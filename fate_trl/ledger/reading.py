@@ -23,7 +23,7 @@ from ..errors import FateError, LedgerError, RecipeError
 from ..recipe.loading import read_values, validated
 from ..recipe.schema import Recipe
 from ..types import Case, ScoreCard, Trajectory
-from .layout import file_of, is_run, round_dir, rounds_in
+from .layout import file_of, is_run, kept_round, round_dir, rounds_in
 
 
 @dataclass(frozen=True)
@@ -227,8 +227,13 @@ class RunReader:
             found[record["stage"]] = record
         return found
 
+    @property
+    def kept(self) -> int | None:
+        """The round whose policy the run hands over, 0 for that before training; None while no round is decided."""
+        return kept_round({number: self.stages(number) for number in self.rounds})
+
     def policy_folder(self, round: int | None = None) -> Path | None:
-        """Where the policy after a round lies; by default the last accepted one. None if it is the model as given.
+        """Where the policy after a round lies; by default the one handed over. None if it is the model as given.
 
         Raises:
             LedgerError: The run has no policy of that round.
@@ -238,12 +243,10 @@ class RunReader:
             if not folder.is_dir():
                 raise LedgerError(f"{self.path} has no policy of round {round}; there is no {folder}.")
             return folder
+        if round is None and self.kept:
+            return self.path / round_dir(self.kept) / "policy"
         warm = self.path / round_dir(0) / "after-warm_start"
-        best = warm if warm.is_dir() else None
-        for number in self.rounds if round is None else ():
-            if self.stages(number).get("accept", {}).get("accepted"):
-                best = self.path / round_dir(number) / "policy"
-        return best
+        return warm if warm.is_dir() else None
 
 
 def chunks_of(lines: Iterator[Line]) -> Iterator[Line | Chunk]:

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from .. import interchange, metrics
-from ..errors import ErrorBudgetExceeded, FateError
+from ..errors import FateError
 from ..hookspecs import Item, Merge, Pairing, ParetoSelector, RepairStrategy, Spent, Tried
 from ..ledger.layout import file_of, round_dir, seed_of
 from ..recipe.schema import RepairSettings
 from ..recipe.trl_keys import group_size
 from ..suites.scripted import perform, script_for
 from ..types import BufferRow, Case, Failure, Hindsight, Pair, Repair, RolloutRequest, ScoreCard
+from .accepting import judged, resolves_as_much
 from .asking import Asking, Roll
 from .budgets import collected_tries, failure_item, prompt_items, prompt_tries, repair_item, repair_tries, task_item
 from .counts import collect_summary, repair_summary, tokens, tokens_of_round
@@ -62,13 +63,7 @@ class Evolution(Evaluating):
     def __call__(self) -> list[dict[str, Any]]:
         """Run, or go on with, all rounds; returns the rows of metrics.json."""
         if self.recipe.rounds:
-            self._sample(
-                "train", self.recipe.rollout.tasks, 1
-            )  # if there is no task, the error comes now, not after an evaluation
-            if self.recipe.rollout.recorded is not None and "collect" not in self._done(1):
-                interchange.usable(
-                    interchange.read(self.recipe.rollout.recorded), self.tasks("all"), self.tasks("train")
-                )
+            self._require()
         self._round_zero()
         accepted, rows = 0, self._write_metrics()
         for round in range(1, self.recipe.rounds + 1):
@@ -76,6 +71,14 @@ class Evolution(Evaluating):
                 break
             accepted, rows = self._round(round, accepted), self._write_metrics()
         return rows
+
+    def _require(self) -> None:
+        """Raise FateError for what rounds need and the suites have not: now, not after an evaluation."""
+        self._sample("train", self.recipe.rollout.tasks, 1)
+        if self.recipe.evaluation.keep == "best" and not self.tasks("validation"):
+            raise FateError("evaluation.keep: best needs validation tasks, and the suites have none; set it to last.")
+        if self.recipe.rollout.recorded is not None and "collect" not in self._done(1):
+            interchange.usable(interchange.read(self.recipe.rollout.recorded), self.tasks("all"), self.tasks("train"))
 
     def _affordable(self, round: int) -> bool:
         """Whether one more round like the last brings the tokens closer to the recipe's budget."""
@@ -387,21 +390,15 @@ class Evolution(Evaluating):
         return merge_policies(self.learner, merge, folders, lambda: self.validation_scores(seed), rng)
 
     def _accept(self, round: int, accepted: int) -> dict[str, Any]:
-        """Accept the round; or roll it back if an objective surely got worse, or none got better enough (ours)."""
-        settings = self.recipe.evaluation
+        """Accept the round or roll it back, and say whose policy is kept, where that is not the last accepted one's."""
+        settings, kept = self.recipe.evaluation, self._done(round - 1).get("accept", {}).get("kept", 0)
 
         def work() -> Mapping[str, Any]:
-            before, after = (self._recorded(r, "rollouts", "eval-validation") for r in (accepted, round))
-            if not (before and after):
-                return {"accepted": True, "worse": []}
-            try:
-                worse = metrics.regressions(before, after, self.objectives, settings.tolerance)
-                if settings.margin is not None:
-                    gained = metrics.gains(before, after, self.objectives, settings.margin)
-                    return {"accepted": bool(gained) and not worse, "worse": worse, "gained": gained}
-            except ErrorBudgetExceeded as error:  # nobody knows, so nothing is accepted; the run goes on
-                return {"accepted": False, "worse": [], "undecided": str(error)}
-            return {"accepted": not worse, "worse": worse}
+            before, after, best = (self._recorded(r, "rollouts", "eval-validation") for r in (accepted, round, kept))
+            decided = judged(before, after, self.objectives, settings)
+            if settings.keep == "last":
+                return decided
+            return {**decided, "kept": round if decided["accepted"] and resolves_as_much(best, after) else kept}
 
         record = self._stage(round, "accept", 0, work)
         for observer in self.observers:

@@ -284,7 +284,9 @@ def _of_pfpo(stages: Stages) -> Iterator[tuple[str, str]]:
 def _of_gate(stages: Stages) -> Iterator[str]:
     accept = stages.get("accept", {"accepted": True})
     if not accept["accepted"]:
-        why = accept.get("undecided") or f"surely worse on validation: {', '.join(accept['worse'])}"
+        worse = f"surely worse on validation: {', '.join(accept.get('worse', []))}"
+        idle = "no objective rose by evaluation.margin on validation"
+        why = accept.get("undecided") or (worse if accept.get("worse") else idle)
         yield f"The round was rolled back ({why}). The next one starts from the last accepted policy."
 
 

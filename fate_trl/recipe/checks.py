@@ -91,8 +91,10 @@ def _check_components(recipe: Recipe, made: Components) -> None:
         _check_repair(recipe.repair, objectives)
     _check_budgets(recipe)
     _check_weights(recipe, made, objectives)
-    if recipe.evaluation.margin is not None and recipe.evaluation.validation == 0:
-        raise RecipeError("evaluation.margin has nothing to be measured on: evaluation.validation is 0.")
+    measured = {"margin": recipe.evaluation.margin is not None, "keep: best": recipe.evaluation.keep == "best"}
+    for key, wanted in measured.items():
+        if wanted and recipe.evaluation.validation == 0:
+            raise RecipeError(f"evaluation.{key} has nothing to be measured on: evaluation.validation is 0.")
 
 
 def _check_weights(recipe: Recipe, made: Components, objectives: Sequence[str]) -> None:

@@ -311,6 +311,10 @@ class Evaluation(_Section):
     margin: float | None = Field(None, gt=0, le=1)
     """A round is rolled back as well unless the mean of some objective rose by so much, in score units: a round that
     did nothing is not kept. null asks for no gain."""
+    keep: Literal["last", "best"] = "last"
+    """Whose policy the run hands over to `save`, `eval`, `compare` and its report: that of the last accepted round, or,
+    of those and the policy before training, the one that resolved most validation tasks, of equals the latest. Training
+    goes on from the last accepted one either way."""
     baselines: bool = True
     """Play the scripted policies on the same tasks."""
     verifiers: list[Ref] = Field(default_factory=list)

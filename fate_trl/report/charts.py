@@ -279,7 +279,7 @@ def _undone(summary: Json) -> set[str]:
 
 
 def scores(summary: Json) -> list[Chart]:
-    """Per kind each objective's mean before training (hollow) and of the last accepted policy (filled)."""
+    """Per kind each objective's mean before training (hollow) and of the policy that is handed over (filled)."""
     return [
         _dumbbells(
             f"{part['kind']} tasks",

@@ -48,7 +48,7 @@ class Side:
 
     @classmethod
     def open(cls, name: str) -> Self:
-        """From "RUN", whose last accepted policy is meant, or "RUN@POLICY"."""
+        """From "RUN", whose policy that is handed over is meant, or "RUN@POLICY"."""
         path, wanted = split_policy(name)
         run = Run.open(path)
         return cls.of(name, run, run.policy(wanted), "test")

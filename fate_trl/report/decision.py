@@ -5,14 +5,16 @@
 | `nothing-evaluated` | not yet | no policy was evaluated on the test split |
 | `only-measured` | measured | nothing was trained: an evaluation, or records of others |
 | `unfinished` | not yet | fewer rounds are decided than the recipe asks for, and no token budget ended them |
-| `no-round-accepted` | not yet | the last accepted policy is the one that training began with |
+| `no-round-accepted` | not yet | no round was accepted: the policy is the one that training began with |
+| `none-better` | not yet | rounds were accepted, but `evaluation.keep: best` kept the policy that training began with |
 | `unstated` | not yet | no change can be stated, as too many test cases have errors |
 | `worse` | not yet | a metric of the first six got worse: the interval of its paired change leaves 0 out |
 | `no-clear-change` | not yet | `resolved` did not get better for sure |
 | `wary` | not yet | a rule of `GRAVE` found something in the round of the policy |
 | none of these | accept | |
+| `kept` | as the others say | `evaluation.keep: best`, and a later accepted round resolved less on validation |
 
-The first four stand alone; of the others all that hold are told.
+The first five stand alone; of the others all that hold are told.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ def decide(
     Args:
         run: The run.
         before: The policy that training began with; None if none was evaluated.
-        after: The last accepted policy.
+        after: The policy that is handed over.
         change: Paired change of each metric from the one to the other.
         undecided: Why there is none.
         concerns: What to be wary of, as in the report.
@@ -59,8 +61,9 @@ def decide(
     if not found:
         better = [words.label(name) for name in words.TILES if _judged(name, change) == "better"]
         text = f"Better for sure: {', '.join(better)}. None of the first six metrics got worse, and no rule objects."
-        return {"verdict": "accept", "reasons": [{"rule": "accept", "text": text}], "next": [_LOOK, _SAVE]}
-    reasons = [{"rule": rule, "text": text} for rule, text, _ in found]
+        reasons = [{"rule": "accept", "text": text}, *_kept(run, after)]
+        return {"verdict": "accept", "reasons": reasons, "next": [_LOOK, _SAVE]}
+    reasons = [*({"rule": rule, "text": text} for rule, text, _ in found), *_kept(run, after)]
     return {"verdict": "not yet", "reasons": reasons, "next": list(dict.fromkeys(then for _, _, then in found))}
 
 
@@ -90,6 +93,10 @@ def _alone(run: Run, before: EvaluatedPolicy | None, after: EvaluatedPolicy | No
             text,
             "Compare it with another on the same tasks: fate-trl compare RUN OTHER.",
         )
+    best = run.recipe.get("evaluation", {}).get("keep") == "best"
+    if before.name == after.name and best and any(found.accepted for number, found in run.rounds.items() if number):
+        text = f"No round resolved as much on validation as {after.name}, so that is kept, as it was before training."
+        return "not yet", "none-better", text, "Look at the curves on validation, and train otherwise."
     if before.name == after.name:
         text = f"No round was accepted: the policy is {after.name}, as it was before training."
         return "not yet", "no-round-accepted", text, "See below why rounds were rolled back, and train otherwise."
@@ -99,6 +106,15 @@ def _alone(run: Run, before: EvaluatedPolicy | None, after: EvaluatedPolicy | No
 def _decided(run: Run) -> int:
     """Rounds that were accepted or rolled back."""
     return sum("accept" in found.stages for found in run.rounds.values())
+
+
+def _kept(run: Run, after: EvaluatedPolicy) -> Iterator[Json]:
+    """Of a policy that is not the last accepted one: why it is handed over."""
+    later = [str(number) for number, found in run.rounds.items() if number > after.round and found.accepted]
+    if later:
+        rounds = f"round {later[0]}" if len(later) == 1 else f"rounds {', '.join(later)}"
+        text = f"{after.name} is kept (evaluation.keep: best): {rounds} resolved less on the validation tasks."
+        yield {"rule": "kept", "text": text}
 
 
 def _changes(change: Mapping[str, Mapping[str, Any]], undecided: str) -> Iterator[tuple[str, str, str]]:

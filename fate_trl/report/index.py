@@ -196,7 +196,7 @@ class _Builder:
         self.pairs.append({**dict(sides), "gap": pair["score_gap"], "steps": steps, "tokens": tokens})
 
     def _opens(self, run: Run, order: list[str]) -> int:
-        """The row that is shown first: the most telling failure of the last accepted policy on the test split.
+        """The row that is shown first: the most telling failure of the policy handed over on the test split.
 
         That is the first row that fails security; without one the first that fails utility, and so on in the order of
         the objectives. Without any failure it is the policy's first row. As long as no policy was tested, all rows

@@ -7,20 +7,21 @@ is still going, was stopped, or only evaluated is read as far as it got; see led
     run.rows                             rows of metrics.json (see metrics.rows)
     run.rounds[1].stages["pfpo"]         a stage's record: counts, seconds, the trainer's log
     run.policies                         what was evaluated: base, round-1, …, and the scripted baselines
-    run.policy("round-1")                one of them; the last accepted one by default
+    run.policy("round-1")                one of them; the one handed over by default
     run.cases(policy.round, policy.stages["test"])   its scored trajectories
     run.records(1, "repairs")            raw records of a file, as written
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from ..errors import RecipeError
-from ..ledger.layout import file_of, round_of, trajectories_in
+from ..ledger.layout import file_of, kept_round, round_of, trajectories_in
 from ..ledger.reading import RunReader
 from ..loop.counts import measured
 from ..suites.scripted import ROLES
@@ -128,8 +129,13 @@ class Run:
     def _begins(self) -> dict[str, Any]:
         return {"warm_start": bool(self.recipe.get("warm_start")), "rounds": self.recipe.get("rounds", 1)}
 
+    @property
+    def kept(self) -> int | None:
+        """The round whose policy the run hands over, 0 for that before training; None while no round is decided."""
+        return kept_round({number: round.stages for number, round in self.rounds.items()})
+
     def policy(self, name: str = "") -> EvaluatedPolicy:
-        """A policy by name, or by its round's number; without one, the last accepted one evaluated on the test split.
+        """A policy by name, or by its round's number; without one, the one handed over, of those that were tested.
 
         Raises:
             RecipeError: There is no such policy; the message lists those that there are.
@@ -139,7 +145,8 @@ class Run:
             named = [policy for policy in tested if policy.name == name]
             chosen = named or [p for p in tested if p.round == round_of(name) and not p.scripted]
         else:
-            chosen = [policy for policy in tested if policy.accepted and not policy.scripted]
+            kept = math.inf if self.kept is None else self.kept
+            chosen = [p for p in tested if p.accepted and not p.scripted and p.round <= kept]
         if not chosen:
             known = ", ".join(policy.name for policy in tested) or "none yet"
             raise RecipeError(f"{self.path} has no evaluated policy {name!r}; it has: {known}.".replace(" ''", ""))

@@ -168,7 +168,7 @@ def _suites(run: Run) -> list[Json]:
 
 
 def _change(run: Run, before: EvaluatedPolicy | None, after: EvaluatedPolicy | None) -> tuple[Json, str]:
-    """Paired change of every metric from the first policy to the last accepted one, and why it is not known."""
+    """Paired change of every metric from the first policy to the one handed over, and why it is not known."""
     if before is None or after is None or before.name == after.name:
         return {}, ""
     sides = [list(run.cases(policy.round, policy.stages["test"], text=False)) for policy in (before, after)]
@@ -211,7 +211,7 @@ def _reached(run: Run, points: Iterable[Json]) -> list[Json]:
 
 
 def _scores(run: Run, before: EvaluatedPolicy | None, after: EvaluatedPolicy | None) -> list[Json]:
-    """Per kind the mean score of each objective, before training and of the last accepted policy."""
+    """Per kind the mean score of each objective, before training and of the policy that is handed over."""
     out = []
     for kind in KINDS:
         rows = {row["policy"]: row["metrics"] for row in _rows(run, split="test", suite="all", kind=kind)}
@@ -237,7 +237,7 @@ class _Seen:
         there: How many records there are, by round and stage.
         kinds, scores: Kind of task and scores of the collected and repaired trajectories, by (stage, *Key) and round.
         errors: How often each (where, what, cause) of an infrastructure error occurs, and the first one's reason.
-        reasons: How often the last accepted policy fails a test case for each (kind, objective, reason).
+        reasons: How often the policy that is handed over fails a test case for each (kind, objective, reason).
         failing: The first few failing test cases per kind, whole.
     """
 
@@ -436,6 +436,8 @@ def _items(record: Mapping[str, Any]) -> str:
         found.append(_shared_out(record["budget"]))
     if "accepted" in record:
         found.append("accepted" if record["accepted"] else "rolled back")
+    if "kept" in record:
+        found.append(f"the policy of round {record['kept']} is kept")
     return ", ".join(found)
 
 

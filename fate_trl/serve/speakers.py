@@ -92,8 +92,8 @@ def speaker_of(
     """(what speaks for a policy, a name for it).
 
     Args:
-        target: `RUN` for its last accepted policy, `RUN@round-2` for another (round 0 is before training); a model's
-            folder or hub id, an adapter's folder; or the URL of an OpenAI-compatible endpoint.
+        target: `RUN` for the policy that it hands over, `RUN@round-2` for another (round 0 is before training); a
+            model's folder or hub id, an adapter's folder; or the URL of an OpenAI-compatible endpoint.
         model: The name of an endpoint's model.
         base: The model under an adapter; by default as the adapter says itself.
         sets: "key=value" for the recipe's `model` and `rollout`, as in `rollout.temperature=0`.

@@ -18,7 +18,7 @@ def values_of(target: str, model: str = "", base: str = "", round: int = -1) -> 
         target: A model (path, hub id, name), an adapter's folder, a run directory, or an endpoint's URL.
         model: The name of an endpoint's model.
         base: The model under an adapter; by default as the adapter says itself.
-        round: A run's round; below 0 the last accepted one.
+        round: A run's round; below 0 the one whose policy is handed over.
 
     Raises:
         RecipeError: An argument means nothing for this kind of target, or one is missing.
