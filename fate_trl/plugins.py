@@ -7,6 +7,7 @@ hooks as everybody else's. So installing a package can neither change nor break 
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import importlib
@@ -419,7 +420,7 @@ def without_suites(plugin: str) -> bool:
 
 
 def describe() -> list[dict[str, Any]]:
-    """What there is, for `fate-trl plugins`: built-ins with their components, other plugins from metadata alone."""
+    """What there is, for `fate-trl plugins`: built-ins with their components, other plugins without importing them."""
     rows: list[dict[str, Any]] = []
     for type in HOOKS:
         for name, component in components(BUILTINS, type).items():
@@ -427,6 +428,31 @@ def describe() -> list[dict[str, Any]]:
     for name, entries in installed().items():
         status = "blocked" if name in blocked() else "not imported" if len(entries) == 1 else "clash"
         for entry in entries:
-            summary = (entry.dist.metadata["Summary"] or "") if entry.dist else ""
-            rows.append({"plugin": name, "type": status, "name": f"{name}/…", "summary": f"{summary} ({_home(entry)})"})
+            summary = f"{_summary(entry)} ({_home(entry)})"
+            rows.append({"plugin": name, "type": status, "name": f"{name}/…", "summary": summary})
     return rows
+
+
+def _summary(entry: importlib.metadata.EntryPoint) -> str:
+    """One line: its package's summary, or where that has several plugins, the first line of the module's docstring."""
+    if entry.dist is None:
+        return ""
+    summary: str = entry.dist.metadata["Summary"] or ""
+    several = sum(other.group == GROUP for other in entry.dist.entry_points) > 1
+    return (_headline(entry.module) if several else "") or summary
+
+
+def _headline(module: str) -> str:
+    """The first line of a module's docstring, read from its source without importing it; "" where there is none."""
+    top, *below = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+        if spec is None:
+            return ""
+        places = [Path(folder, *below) for folder in spec.submodule_search_locations or ()]
+        files = [*(place.with_suffix(".py") for place in places), *(place / "__init__.py" for place in places)]
+        files += [] if below else [Path(spec.origin or "")]
+        source = next((file.read_bytes() for file in files if file.is_file()), b"")
+        return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    except (ImportError, OSError, ValueError, SyntaxError, RecursionError, MemoryError):
+        return ""  # it will be said where it is imported

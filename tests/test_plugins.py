@@ -109,6 +109,35 @@ print(json.dumps(seen))
     assert (before, after) == (False, True)
 
 
+def test_plugins_of_one_package_are_told_apart(tmp_path, monkeypatch):
+    """Each by the first line of its docstring, which is not imported; by the package's summary where it has none."""
+    sources = {
+        "several/first.py": '"""Counts words.\n\nMore of it."""\nraise SystemExit("imported")\n',
+        "several/second/__init__.py": '"""Counts calls."""\nraise SystemExit("imported")\n',
+        "several/third.py": "raise SystemExit('imported')\n",
+        "several/fourth.py": '"""Not Python."""\ndef (:\n',
+        "several/__init__.py": "raise SystemExit('imported')\n",
+        "alone_in_a_file.py": '"""Counts letters."""\nraise SystemExit("imported")\n',
+        "several-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: several\nVersion: 1.0\nSummary: Counts.\n",
+    }
+    modules = ("several.first", "several.second", "several.third", "several.fourth", "several.fifth", "alone_in_a_file")
+    announced = [f"counts-{module.rpartition('.')[2]} = {module}" for module in modules]
+    sources["several-1.0.dist-info/entry_points.txt"] = "\n".join(["[fate_trl]", *announced])
+    for name, text in sources.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    told = {row["plugin"]: row["summary"] for row in plugins.describe() if row["plugin"].startswith("counts-")}
+    assert told == {
+        "counts-first": "Counts words. (several 1.0)",
+        "counts-second": "Counts calls. (several 1.0)",
+        "counts-third": "Counts. (several 1.0)",
+        "counts-fourth": "Counts. (several 1.0)",
+        "counts-fifth": "Counts. (several 1.0)",
+        "counts-alone_in_a_file": "Counts letters. (several 1.0)",
+    }
+
+
 def test_a_blocked_plugin_is_listed_as_blocked_and_refused(thrifty, tmp_path):
     listed = printed(thrifty, "-m", "fate_trl.cli", "plugins", "--json", cwd=tmp_path, FATE_TRL_BLOCK="other, thrift")
     assert [row["type"] for row in json.loads(listed) if row["plugin"] == "thrift"] == ["blocked"]
