@@ -25,6 +25,7 @@ from fate_trl.loop.assemble import assemble
 from fate_trl.loop.merging import checked, means
 from fate_trl.recipe.components import components_of
 from fate_trl.recipe.loading import make_recipe
+from fate_trl.serve.target import values_of
 from fate_trl.suites.scripted import ScriptedLearner
 from fate_trl.train.merging import merge_weights
 from fate_trl.types import Score, ScoreCard
@@ -170,12 +171,17 @@ def test_what_does_not_fit_is_said(tmp_path, second, coefficients, said):
         merge_weights([first, second(tmp_path)], coefficients, tmp_path / "out")
 
 
-def test_special_adapters_are_told_from_plain_ones(tmp_path):
+@pytest.mark.parametrize(
+    "special", [{"use_dora": True}, {"use_rslora": True}, {"rank_pattern": {"q": 4}}, {"alpha_pattern": {"q": 4}}]
+)
+def test_special_adapters_are_told_from_plain_ones(tmp_path, special):
     parts = [adapter(tmp_path / "a", 1), adapter(tmp_path / "b", 2)]
     config = json.loads((parts[1] / "adapter_config.json").read_text())
-    (parts[1] / "adapter_config.json").write_text(json.dumps({**config, "use_dora": True}))
-    with pytest.raises(FateError, match=r"no plain LoRA adapter \(\['use_dora'\]\)"):
+    (parts[1] / "adapter_config.json").write_text(json.dumps({**config, **special}))
+    with pytest.raises(FateError, match=rf"no plain LoRA adapter \(\['{next(iter(special))}'\]\)"):
         merge_weights(parts, (0.5, 0.5), tmp_path / "out")
+    with pytest.raises(RecipeError, match=rf"no plain LoRA adapter \(\['{next(iter(special))}'\]\)"):
+        values_of(str(parts[1]), base="model")  # which evaluates it
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"peft_type": "LORA", "r": 0, "lora_alpha": 1}'])
@@ -185,6 +191,8 @@ def test_a_config_that_is_none_is_said_and_leaves_nothing_half_written(tmp_path,
     done = call("soup", *parts, "-o", tmp_path / "out")
     assert isinstance(done.exception, FateError)
     assert "adapter_config.json" in str(done.exception)
+    with pytest.raises(RecipeError, match=r"adapter_config\.json"):
+        values_of(str(parts[1]), base="model")
     assert not (tmp_path / "out").exists()
 
 

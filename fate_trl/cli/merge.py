@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import tempfile
@@ -26,6 +25,7 @@ from ..ledger.writing import RunDirectory
 from ..loop.merging import checked
 from ..recipe.checks import check
 from ..recipe.loading import validated
+from ..recipe.lora import adapter_config
 from ..record import dumps, plain
 from ..serve.target import values_of
 from .console import AsJson, Sets, out, print_json, visible
@@ -142,7 +142,7 @@ class _Evaluation:
 
     def _exact(self, lora: dict[str, Any]) -> dict[str, Any]:
         """The size of the exact merged adapter."""
-        sizes = [json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")) for folder in self.folders]
+        sizes = [adapter_config(folder) for folder in self.folders]
         rank = sum(size["r"] for size in sizes)
         return {"r": rank, "lora_alpha": sizes[0]["lora_alpha"] * rank // sizes[0]["r"] or rank}
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ..errors import RecipeError
 from ..ledger.layout import is_run
 from ..ledger.reading import RunReader
+from ..recipe.lora import CONFIG, adapter_config
 
 
 def values_of(target: str, model: str = "", base: str = "", round: int = -1) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def values_of(target: str, model: str = "", base: str = "", round: int = -1) -> 
     elif is_run(folder):
         what, fits = "a run directory", {"--round"}
         values = _of_run(folder, None if round < 0 else round)
-    elif (folder / "adapter_config.json").is_file():
+    elif (folder / CONFIG).is_file():
         what, fits = "an adapter", {"--base"}
         values = {"model": _of_adapter(folder, base)}
     else:
@@ -49,20 +49,17 @@ def _of_run(path: Path, round: int | None) -> dict[str, Any]:
     run = RunReader.open(path)
     data, folder = run.recipe().model_dump(mode="json"), run.policy_folder(round)
     if folder is not None:
-        data["model"]["adapter" if (folder / "adapter_config.json").exists() else "path"] = str(folder.resolve())
+        data["model"]["adapter" if (folder / CONFIG).exists() else "path"] = str(folder.resolve())
     return data
 
 
 def _of_adapter(folder: Path, base: str) -> dict[str, Any]:
+    config = adapter_config(folder)
     try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         lora = {key: config[key] for key in ("r", "lora_alpha", "lora_dropout", "target_modules")}
-        base = base or config["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecipeError(f"{folder}/adapter_config.json is not a LoRA adapter's: {error!r}.") from None
-    special = [key for key in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern") if config.get(key)]
-    if config.get("peft_type") != "LORA" or special:
-        raise RecipeError(f"{folder} is no plain LoRA adapter ({special or config.get('peft_type')}); merge it first.")
+    except KeyError as error:
+        raise RecipeError(f"{folder / CONFIG} is not a LoRA adapter's: it lacks {error}.") from None
+    base = base or config.get("base_model_name_or_path") or ""
     if not base:
-        raise RecipeError(f"{folder}/adapter_config.json does not name the model under the adapter; give --base MODEL.")
+        raise RecipeError(f"{folder / CONFIG} does not name the model under the adapter; give --base MODEL.")
     return {"path": base, "adapter": str(folder.resolve()), "lora": lora}

@@ -10,19 +10,17 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..errors import FateError
+from ..recipe.lora import CONFIG, adapter_config
 from .models import ADAPTER
 
-CONFIG = "adapter_config.json"
-_SPECIAL = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
 _A, _B = "lora_A.weight", "lora_B.weight"
 
 Tensors = dict[str, torch.Tensor]
@@ -113,7 +111,7 @@ def _merge_adapters(
     folders: Sequence[Path], coefficients: Sequence[float], target: Path, rank: int | None
 ) -> dict[str, float]:
     policies = _read(folders, ADAPTER)
-    configs = [_config(folder) for folder in folders]
+    configs = [adapter_config(folder) for folder in folders]
     whole = sum(config["r"] for config in configs)
     size = whole if rank is None else rank
     for folder, tensors, config in zip(folders, policies, configs, strict=True):
@@ -142,24 +140,6 @@ def _merge_adapters(
     save_file(out, target / ADAPTER, metadata={"format": "pt"})
     (target / CONFIG).write_text(json.dumps({**configs[0], "r": size, "lora_alpha": alpha}, indent=2), encoding="utf-8")
     return {"rank": size, "lost": lost}
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config: Mapping[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        sizes = config["r"] > 0 and config["lora_alpha"] > 0
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FateError(f"{folder / CONFIG} is no adapter's: {error!r}.") from None
-    if not sizes:
-        raise FateError(
-            f"{folder / CONFIG} has r {config['r']} and lora_alpha {config['lora_alpha']}; both are above 0."
-        )
-    special = [key for key in _SPECIAL if config.get(key)]
-    if config.get("peft_type") != "LORA" or special:
-        raise FateError(
-            f"{folder} is no plain LoRA adapter ({special or config.get('peft_type')}), so it cannot merge."
-        )
-    return dict(config)
 
 
 def _of_rank(b: torch.Tensor, a: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor, float]:
