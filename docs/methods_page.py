@@ -69,8 +69,6 @@ states and gradients through a verifier (verifiers are programs or served models
 
 Left out so far, though they could fit:
 
-- HyPO (*The Importance of Online Data*) and SPAC (*Self-Play with Adversarial Critic*) put the policy's own samples
-  beside the pairs of the preference stage, fresh ones every few steps; TRL's trainer of pairs does not generate.
 - *Your Language Model is Its Own Critic* probes hidden states, which TRL's fused head does not hand out; risk-aware DPO
   under a nested risk measure needs logits there.
 - PARL and *Behavior Alignment via Reward Function Optimization* fit verifiers anew between rounds: verifiers here are

@@ -29,7 +29,12 @@ torch.set_num_threads(1)
 
 FULL = [
     dataclasses.replace(
-        pair, feedback="look before you pay", repair_prompt_ids=(3, 10 + i, 15), fault=(0, 1) if i % 2 else ()
+        pair,
+        feedback="look before you pay",
+        repair_prompt_ids=(3, 10 + i, 15),
+        fault=(0, 1) if i % 2 else (),
+        own_ids=(24 + i, 38, 39),
+        own_mask=(1, 0, 1),
     )
     for i, pair in enumerate(PAIRS)
 ]
@@ -85,7 +90,7 @@ def test_what_costs_something_is_made_where_it_is_asked_for_only(tmp_path):
     loss = Asks()
     asked(trainer_of(loss, tmp_path))
     batch = loss.batch
-    assert batch.rationale is batch.repaired is batch.failed is batch.prompt_B_D is None
+    assert batch.rationale is batch.repaired is batch.failed is batch.own is batch.prompt_B_D is None
     assert batch.chosen.first_logps_B_T is None
     assert batch.key_B.tolist() == [key_of(pair) for pair in FULL]
     assert batch.fault_B.tolist() == [-1, 0, -1, 0]
@@ -95,7 +100,7 @@ def test_what_costs_something_is_made_where_it_is_asked_for_only(tmp_path):
 @pytest.mark.parametrize("shared", [False, True], ids=["each by itself", "shared prefixes"])
 @pytest.mark.parametrize("adapter", [False, True], ids=["all weights", "adapter"])
 def test_further_sequences_have_the_log_probabilities_of_both_models(tmp_path, adapter, shared):
-    loss = Asks("rationale", "repair_prompt")
+    loss = Asks("rationale", "repair_prompt", "own")
     torch.manual_seed(1)
     trainer = trainer_of(loss, tmp_path, model=adapted() if adapter else None)
     if not adapter:
@@ -110,6 +115,7 @@ def test_further_sequences_have_the_log_probabilities_of_both_models(tmp_path, a
             "repaired": (pair.repair_prompt_ids, pair.chosen_ids, pair.chosen_mask),
             "failed": (pair.repair_prompt_ids, pair.rejected_ids, pair.rejected_mask),
             "rationale": (pair.prompt_ids + pair.rejected_ids, said, (1,) * len(said)),
+            "own": (pair.prompt_ids, pair.own_ids, pair.own_mask),
         }
         for name in parts:
             side = getattr(loss.batch, name)

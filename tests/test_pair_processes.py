@@ -21,7 +21,7 @@ def test_two_processes_learn_from_the_pairs_of_both(tmp_path):
     assert one["own"] + two["own"] == [2, 2, 2, 2], "each is told the losses of its own pairs"
     assert one["seen"] == two["seen"] == dict.fromkeys(one["keys"], 2), "and learns from those of both, in both epochs"
     assert one["weights"] == two["weights"]
-    assert one["asked"] == two["asked"] == ["failed", "rationale", "repaired"]
+    assert one["asked"] == two["asked"] == ["failed", "own", "rationale", "repaired"]
 
 
 def main(folder: Path) -> None:
@@ -34,14 +34,14 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
 
     class Told(Counts):
-        needs = ("rationale", "repair_prompt")
+        needs = ("rationale", "repair_prompt", "own")
 
         def __init__(self):
             self.seen, self.own, self.asked = {}, [], set()
 
         def __call__(self, batch):
             self.own.append(len(batch.key_B))
-            further = {name: getattr(batch, name) for name in ("rationale", "repaired", "failed")}
+            further = {name: getattr(batch, name) for name in ("rationale", "repaired", "failed", "own")}
             self.asked |= {name for name, side in further.items() if side.logps_B_T.requires_grad}
             return super().__call__(batch) - 0.01 * sum(side.log_ratio_B.mean() for side in further.values())
 

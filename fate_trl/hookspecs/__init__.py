@@ -351,7 +351,7 @@ class Policy(Protocol):
         ...
 
 
-PairFact = Literal["first_policy", "prompts", "rationale", "repair_prompt"]
+PairFact = Literal["first_policy", "prompts", "rationale", "repair_prompt", "own"]
 """What a pair loss may ask for beside what all are told: it costs time, so it is made where `needs` names it only."""
 
 

@@ -52,6 +52,7 @@ class PairBatch:
             policy would write them.
         repaired, failed: If it needs "repair_prompt", the chosen and the rejected side once more, behind the repair's
             prompt, which shows a failure.
+        own: If it needs "own", what the policy wrote by itself on the pair's prompt, just before the stage.
     """
 
     chosen: PairSide
@@ -64,6 +65,7 @@ class PairBatch:
     rationale: PairSide | None = None
     repaired: PairSide | None = None
     failed: PairSide | None = None
+    own: PairSide | None = None
 
 
 @dataclass(frozen=True)

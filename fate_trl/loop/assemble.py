@@ -46,6 +46,7 @@ def assemble(
         budgets=Budgets.of(recipe, made.budgets),
         selector=made.chooser,
         pairing=made.pairing,
+        own_samples="own" in getattr(made.pair_loss, "needs", ()),
         merge=made.merge,
         references=made.references,
         learner=make_learner(suites, made.verifiers, made.selector),

@@ -30,6 +30,7 @@ from .counts import collect_summary, repair_summary, tokens, tokens_of_round
 from .evaluating import Evaluating
 from .hindsight import write_hindsight
 from .merging import TRAINED, earlier_policies, merge_policies, merge_reference
+from .own import own_requests, own_summary, with_own
 from .pairing import write_pairs
 from .policies import load_policy, save_policy, tidy
 from .repairing import anchors, by_failure, failures_of, limited, row_of, rows_of, select, selection
@@ -46,6 +47,7 @@ class Evolution(Evaluating):
         repair: Words the repair prompts; None where the recipe repairs nothing.
         selector: Chooses repairs.
         pairing: Makes the pairs; None where the recipe learns from none.
+        own_samples: Whether the policy is sampled on the pairs' prompts before it learns from them.
         merge: Chooses the shares of a merged policy; None where a round's policy is the trained one.
         references: Choose those of the reference of a training stage, by its name; by default it is the stage's start.
         observers: Are told of each round.
@@ -54,6 +56,7 @@ class Evolution(Evaluating):
     repair: RepairStrategy | None
     selector: ParetoSelector
     pairing: Pairing | None = None
+    own_samples: bool = False
     merge: Merge | None = None
     references: Mapping[str, Merge] = field(default_factory=dict)
     observers: Sequence[Callable[..., Any]] = ()
@@ -112,6 +115,7 @@ class Evolution(Evaluating):
                 teach = self.learner.distillation
                 self._train(round, "distillation", lambda seed, scratch: teach(turns, seed, scratch))
             if self.pairing is not None and (pairs := self._pairs(round, accepted, collected, repairs)):
+                pairs = self._own(round, pairs, repairs) if self.own_samples else pairs
                 held = self._held(round, accepted, "preference", partial(self.learner.preference, pairs))
                 self._train(round, "preference", held)
             if self.recipe.pfpo is not None:
@@ -316,6 +320,23 @@ class Evolution(Evaluating):
         tried = Tried(round, repairs, collected, lambda: self._earlier(accepted))
         self._stage(round, "pairs", 0, lambda: write_pairs(self.run, name, pairing, tried))
         return [Pair.from_dict(record) for record in self.run.read(name)]
+
+    def _own(self, round: int, pairs: Sequence[Pair], repairs: Sequence[Repair]) -> list[Pair]:
+        """The pairs with what the policy, as it is now, writes by itself on their prompts; nothing scores that.
+
+        Once it has learned from them it is another policy, and nobody needs what it wrote before.
+        """
+        if "preference" in self._done(round):
+            return list(pairs)
+        requests = own_requests(pairs, [repair.failure.trajectory.task for repair in repairs])
+        cases: list[Case] = []
+
+        def work() -> Mapping[str, Any]:
+            cases.extend(self._roll(round, "rollouts", "own", requests, scored=False))
+            return own_summary(pairs, cases)
+
+        self._stage(round, "own", len(requests), work)
+        return with_own(pairs, cases or self._recorded(round, "rollouts", "own"))
 
     def _earlier(self, accepted: int) -> Iterator[tuple[int, Case]]:
         """What policies before that of round `accepted` collected, the latest first.

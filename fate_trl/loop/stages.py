@@ -123,8 +123,12 @@ class Stages:
         requests: Sequence[RolloutRequest],
         policy: Policy | None = None,
         first: int = 0,
+        scored: bool = True,
     ) -> list[Case]:
-        """Roll out and score in chunks, numbered from `first`. A chunk is committed as a whole, and not done again."""
+        """Roll out and score in chunks, numbered from `first`. A chunk is committed as a whole, and not done again.
+
+        Where nothing asks how good they are, as `scored` says, cards are empty.
+        """
         name, size = file_of(round, file), self.recipe.rollout.chunk
         committed = self.run.chunks(name, stage)
         cases: list[Case] = []
@@ -133,7 +137,8 @@ class Stages:
             if chunk not in committed:
                 self.stop.check()
                 seed = seed_of(self.recipe.seed, round, stage, chunk)
-                fresh = self._score((policy or self.learner).rollout(members, seed), stage)
+                rolled = (policy or self.learner).rollout(members, seed)
+                fresh = self._score(rolled, stage) if scored else [(each, ScoreCard({})) for each in rolled]
                 # Before the commit, so that a run resumed after the cause is repaired does this chunk again.
                 seen = len(cases) + len(fresh)
                 allowed = metrics.error_budget(self.recipe.evaluation.max_error_rate, seen)

@@ -201,6 +201,7 @@ def _row(prompt: int, completion: int) -> BufferRow:
 def _pair(prompt: int, completion: int) -> Pair:
     ids, own = (_WORD,) * completion, (1,) * completion
     facts: dict[str, Any] = {"feedback": "The task was not done.", "repair_prompt_ids": (_WORD,) * prompt}
+    facts |= {"own_ids": ids, "own_mask": own}
     return Pair("", "", 0, (_WORD,) * prompt, ids, own, ids, own, 1.0, 0, 0, **facts)
 
 

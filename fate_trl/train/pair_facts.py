@@ -16,8 +16,14 @@ from ..hookspecs import PairBatch, PairLoss, PairSide
 from ..record import stable_hash
 from ..types import Pair
 
-SEQUENCES = {"rationale": ("rationale",), "repair_prompt": ("repaired", "failed")}
+SEQUENCES = {"rationale": ("rationale",), "repair_prompt": ("repaired", "failed"), "own": ("own",)}
 """The further sequences of a pair by the fact that asks for them; each is a field of `PairBatch`."""
+
+LACKING = {
+    "rationale": "a rationale",
+    "repair_prompt": "a repair prompt",
+    "own": "a sample of the policy's own on the pair's prompt",
+}
 
 
 def needs_of(loss: PairLoss | None) -> tuple[str, ...]:
@@ -31,8 +37,8 @@ def sequences_of(loss: PairLoss | None) -> tuple[str, ...]:
 
 
 def key_of(pair: Pair) -> int:
-    """A whole number that stands for a pair, in [0, 2^63)."""
-    return stable_hash(pair.to_dict())
+    """A whole number that stands for a pair, in [0, 2^63); the policy's own samples are another each round."""
+    return stable_hash(dataclasses.replace(pair, own_ids=(), own_mask=()).to_dict())
 
 
 def fault_turn(pair: Pair) -> int:
@@ -58,6 +64,10 @@ def further_of(pair: Pair, loss: PairLoss | None, tokenizer: Any) -> dict[str, l
         if not said or not pair.rejected_ids:
             return None
         found["rationale"] = ((*pair.prompt_ids, *pair.rejected_ids), said, [1] * len(said))
+    if "own" in needs:
+        if not any(pair.own_mask):
+            return None
+        found["own"] = (pair.prompt_ids, pair.own_ids, pair.own_mask)
     return {
         f"{name}_{column}": list(values)
         for name, columns in found.items()
@@ -68,9 +78,9 @@ def further_of(pair: Pair, loss: PairLoss | None, tokenizer: Any) -> dict[str, l
 def check_pairs(pairs: Sequence[Pair], loss: PairLoss | None, tokenizer: Any) -> None:
     """Raises FateError where no pair has what its loss needs."""
     if pairs and all(further_of(pair, loss, tokenizer) is None for pair in pairs):
-        lacking = " and ".join(fact.replace("_", " ") for fact in needs_of(loss) if fact in SEQUENCES)
+        lacking = " and ".join(LACKING[fact] for fact in needs_of(loss) if fact in SEQUENCES)
         raise FateError(
-            f"the pair loss {type(loss).__name__} needs a {lacking}, and none of {len(pairs)} pairs has one: take a "
+            f"the pair loss {type(loss).__name__} needs {lacking}, and none of {len(pairs)} pairs has one: take a "
             "repair strategy that shows the failure, verifiers that give feedback, or another loss."
         )
 

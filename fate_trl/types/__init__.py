@@ -384,6 +384,7 @@ class Pair(Record):
         feedback: The verifiers' sentences on the rejected side; "" if there are none.
         fault: Where in `rejected_ids` the turn begins and ends that a verifier faults; () if none says.
         repair_prompt_ids: Tokens of the prompt that the repair answered, where that showed a failure.
+        own_ids, own_mask: What the policy wrote after the prompt just before it learned from pairs; () if not asked.
     """
 
     suite: str
@@ -402,6 +403,8 @@ class Pair(Record):
     feedback: str = ""
     fault: tuple[int, ...] = ()
     repair_prompt_ids: tuple[int, ...] = ()
+    own_ids: tuple[int, ...] = ()
+    own_mask: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,7 @@ Stage = Literal[
     "pairs",
     "sft",
     "distillation",
+    "own",
     "preference",
     "pfpo",
     "merge",
@@ -94,6 +95,7 @@ Stage = Literal[
 - `hindsight`: the turn at fault of each repaired failure is found.
 - `pairs`: each chosen one with its failure becomes a pair.
 - `sft`, `distillation`, `preference`, `pfpo`: it is trained.
+- `own`: before `preference`, it is rolled out on the pairs' prompts, if the pair loss asks for that.
 - `merge`: it is merged with those of earlier rounds.
 - `save`: it is saved.
 - `eval-*`: it is rolled out on held-out tasks of a split. `eval-test-base` is the model before its warm start, and the

@@ -19,12 +19,12 @@ class Good:
 class Told(Good):
     """Uses every fact that it asks for."""
 
-    needs = ("first_policy", "prompts", "rationale", "repair_prompt")
+    needs = ("first_policy", "own", "prompts", "rationale", "repair_prompt")
 
     def __call__(self, batch):
         firsts = batch.chosen.first_logps_B_T.sum() + batch.prompt_B_D.sum()
         more = batch.rationale.logps_B_T.mean() + batch.repaired.log_ratio_B.mean() - batch.failed.log_ratio_B.mean()
-        return super().__call__(batch) - 0.01 * more + 0 * firsts
+        return super().__call__(batch) - 0.01 * (more + batch.own.log_ratio_B.mean()) + 0 * firsts
 
 
 class Lone:

@@ -40,7 +40,7 @@ def _side(torch: Any, seed: int, far: float, like: Any = None) -> PairSide:
 def _batch(torch: Any, loss: Any, seed: int = 0, far: float = 0.3, gap: float = 0.5) -> PairBatch:
     """Four pairs, with the facts that the loss needs and no other."""
     needs = tuple(getattr(loss, "needs", ()))
-    sides = [_side(torch, 10 * seed + i, far) for i in range(5)]
+    sides = [_side(torch, 10 * seed + i, far) for i in range(6)]
     if "first_policy" not in needs:
         sides = [replace(side, first_logps_B_T=None) for side in sides]
     repaired, failed = (sides[2], sides[3]) if "repair_prompt" in needs else (None, None)
@@ -55,6 +55,7 @@ def _batch(torch: Any, loss: Any, seed: int = 0, far: float = 0.3, gap: float = 
         rationale=sides[4] if "rationale" in needs else None,
         repaired=repaired,
         failed=failed,
+        own=sides[5] if "own" in needs else None,
     )
 
 

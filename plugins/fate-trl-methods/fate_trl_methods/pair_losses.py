@@ -262,3 +262,49 @@ class Rationale:
         tokens_B = (batch.rationale.turn_B_T >= 0).sum(dim=1).clamp(min=1)
         said_B = -batch.rationale.logps_B_T.sum(dim=1) / tokens_B
         return dpo_of(batch).mean() + self.weight * said_B.mean()
+
+
+class Hypo:
+    """DPO on the pairs, and the KL divergence to the reference on the policy's own samples.
+
+    L = L_DPO + kl / 2 E_own (log pi / pi_ref)^2, sums over a sample's tokens. The second part's gradient is
+    log (pi / pi_ref) grad log pi, which is that of KL(pi to pi_ref) on samples of pi. At kl 0 it is DPO.
+
+    Source: HyPO (the importance of online data), [recall]: L_DPO + lambda sg(log pi / pi_ref) log pi on samples of the
+    policy. Ours: the samples are the policy's at the stage's start, and the square, whose gradient is the same, stays
+    bounded from below as the policy moves on from where it sampled.
+
+    Args:
+        kl: Weight of the divergence, 0 or above.
+    """
+
+    needs = ("own",)
+
+    def __init__(self, kl: Annotated[float, Field(ge=0)] = 0.1):
+        self.kl = kl
+
+    def __call__(self, batch: Any) -> Any:
+        return dpo_of(batch).mean() + self.kl / 2 * (batch.own.log_ratio_B**2).mean()
+
+
+class Spac:
+    """DPO against a critic: the chosen side's implicit reward is raised above that of the policy's own samples.
+
+    L = L_DPO + weight beta E (log-ratio of the own sample - log-ratio of the chosen side). The implicit reward, beta
+    log pi / pi_ref, is the critic's, which doubts whatever the policy does by itself. At weight 0 it is DPO.
+
+    Source: SPAC: the game of a policy and its adversarial critic, in an abstract; the formula is [recall]. Ours: the
+    samples were drawn just before the stage, once for each pair.
+
+    Args:
+        weight: Of the doubt, 0 or above.
+    """
+
+    needs = ("own",)
+
+    def __init__(self, weight: Annotated[float, Field(ge=0)] = 0.1):
+        self.weight = weight
+
+    def __call__(self, batch: Any) -> Any:
+        ahead_B = batch.own.log_ratio_B - batch.chosen.log_ratio_B
+        return dpo_of(batch).mean() + self.weight * batch.beta * ahead_B.mean()

@@ -324,6 +324,19 @@ PAIR_LOSSES = (
         "it takes more)",
     ),
     Row(
+        "preferences/hypo",
+        "pair loss that needs own samples",
+        "The Importance of Online Data: Understanding Preference Fine-tuning via Coverage",
+        "at an equal margin the divergence on fresh samples is below that of DPO, exactly on a table of answers and on "
+        "a tiny model; the divergence's gradient is that of the paper's term; at kl 0 it is DPO to the bit",
+    ),
+    Row(
+        "preferences/spac",
+        "pair loss that needs own samples",
+        "Self-Play with Adversarial Critic: Provable and Scalable Offline Alignment for Language Models",
+        "the implicit reward of own samples ends below the chosen side's, in every pair and by more than with DPO",
+    ),
+    Row(
         "preferences/feasible",
         "pair loss with state",
         "Feasible Learning",

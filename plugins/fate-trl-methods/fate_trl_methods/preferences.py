@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from fate_trl import Component, hookimpl
 
-from .pair_losses import Dmpo, HDpo, Inpo, Mappo, Rationale, RewardAware, Srpo, Tgdpo, Vpo
+from .pair_losses import Dmpo, HDpo, Hypo, Inpo, Mappo, Rationale, RewardAware, Spac, Srpo, Tgdpo, Vpo
 from .pair_sets import Feasible, Pmpo, Relative, Uapo
 from .pairings import CrossVerified, EarlierPolicy, MarginFilter, StepPairs
 
@@ -39,5 +39,7 @@ def fate_trl_pair_losses() -> list[Component]:
         Component("srpo", Srpo, "SRPO: to answer, and to improve on a failure that is shown"),
         Component("relative", Relative, "relative preference optimisation: every repair against every failure"),
         Component("rationale", Rationale, "DPO, and the verifiers' sentences are learned too"),
+        Component("hypo", Hypo, "HyPO: DPO, and the divergence from the reference on the policy's own samples"),
+        Component("spac", Spac, "SPAC: the chosen side above what the policy does by itself"),
         Component("feasible", Feasible, "Feasible Learning: a multiplier per pair until its loss is low enough"),
     ]

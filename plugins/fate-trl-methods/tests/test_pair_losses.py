@@ -117,6 +117,8 @@ def test_what_a_tool_said_gets_gradient_0(tmp_path, name):
         ("tgdpo", {"alpha": 0.0, "reward": "policy"}),
         ("h-dpo", {"alpha": 1.0}),
         ("vpo", {"weight": 0.0}),
+        ("hypo", {"kl": 0.0}),
+        ("spac", {"weight": 0.0}),
         ("rationale", {"weight": 0.0}),
         ("feasible", {"rate": 0.0}),
         ("relative", {"tau": 1e-3}),
@@ -133,10 +135,10 @@ def test_at_its_neutral_argument_a_loss_is_dpos(tmp_path, name, arguments):
     assert name == "feasible" or elsewhere != pytest.approx(theirs, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["h-dpo", "vpo", "rationale", "feasible"])
+@pytest.mark.parametrize("name", ["h-dpo", "vpo", "rationale", "feasible", "hypo", "spac"])
 def test_it_is_so_to_the_bit_where_nothing_is_summed_twice(tmp_path, name):
-    neutral = {"h-dpo": {"alpha": 1.0}, "vpo": {"weight": 0.0}, "rationale": {"weight": 0.0}, "feasible": {"rate": 0}}
-    ours = asked(moved(trainer_of(load(name, **neutral[name]), tmp_path)))
+    neutral = {"h-dpo": {"alpha": 1.0}, "feasible": {"rate": 0}, "hypo": {"kl": 0.0}}
+    ours = asked(moved(trainer_of(load(name, **neutral.get(name, {"weight": 0.0})), tmp_path)))
     assert torch.equal(ours, asked(moved(trainer_of(None, tmp_path))))
 
 
