@@ -1,0 +1,234 @@
+"""The comparison of a sceptic on a real model: full FATE against whatever else one would run, by one command.
+
+    python benchmarks/real_model.py                                    Qwen2.5-Coder-0.5B on AgentDojo, on a CPU
+    python benchmarks/real_model.py --model Qwen/Qwen3-1.7B            another model, such as on a GPU
+    python benchmarks/real_model.py --estimate                         how long that takes here, and no more
+    python benchmarks/real_model.py --recipe quickstart --seeds 0      the same in minutes, with the embedded policy
+
+It prints first how long it will take, timed on a few real episodes and training steps; then it runs seed after seed,
+method after method. A stop costs at most a chunk or a training stage: the same command goes on. Page, JSON and picture
+are written anew after every method.
+
+Methods: `start` is the policy after the warm start, or as it comes. `prompt-only` adds words to the system prompt, the
+best of three wordings on validation; `prompt-distilled` lets the model write them from its failures and the verifiers'
+feedback, each kept if validation is better. Training methods are the recipe with a key or two changed
+(learning_methods.py), at the recipe's own rates: none is tuned for any method, full FATE no more than the others; the
+preference stage has SFT's sizes and a rate of 2e-5. `fate-prompt` is the policy of full FATE with the words that
+`prompt-only` chose.
+
+Equal tokens: full FATE runs first on each seed. Every other method gets the tokens that it took on that seed, as
+learning.py counts them: as many whole rounds as come closest; `prompt-distilled` stops before it has used more.
+
+The test is made once, with the policy (and the words) that one has at the end, on the same tasks with the same seeds of
+sampling for all. real_model_page.py says what is measured, real_model_runs.py what is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.learning import last_policy, numbers, put
+from benchmarks.learning_methods import METHODS, REFERENCE, Method
+from benchmarks.prompt_defence import NONE
+from benchmarks.real_model_estimate import estimate
+from benchmarks.real_model_estimate import told as estimated
+from benchmarks.real_model_page import START, Tested, page, picture, summary
+from benchmarks.real_model_runs import (
+    Plan,
+    apart,
+    attack_of,
+    choose_wording,
+    distil,
+    keep,
+    kept,
+    prompted,
+    same_words,
+    test,
+    test_cases,
+    trained,
+)
+from fate_trl.errors import FateError
+from fate_trl.ledger.layout import policy_folder, round_dir
+from fate_trl.ledger.writing import RunDirectory
+from fate_trl.recipe.loading import find_recipe, override, read_values
+from fate_trl.record import stable_hash
+
+Json = dict[str, Any]
+PROMPTS = {
+    START: "round 0: nothing trained on failures",
+    "prompt-only": "the best of three wordings in the system prompt",
+    "prompt-distilled": "words that the model wrote from its failures",
+    "fate-prompt": "full FATE, with the words of prompt-only",
+}
+ORDER = (START, "prompt-only", "prompt-distilled", "resampling", "sft-repairs", "preference-for-pfpo", "grpo-sum")
+DEFAULT = (*ORDER, REFERENCE, "fate-prompt")
+PREFERENCE_RATE = 2e-5
+
+
+def methods_of(values: Json, names: Sequence[str]) -> dict[str, Method]:
+    """Those that train, at the recipe's own rates. Exits on a name that there is not."""
+    unknown = [name for name in names if name not in PROMPTS and name not in METHODS]
+    if unknown:
+        sys.exit(f"no method {unknown[0]!r}. There are: {', '.join(PROMPTS)}, {', '.join(METHODS)}.")
+    found = {name: replace(METHODS[name], tuned={}) for name in names if name in METHODS}
+    found = {REFERENCE: replace(METHODS[REFERENCE], tuned={}), **found}
+    for name, method in found.items():
+        if "preference" in method.changes:
+            changes = {**method.changes, "preference": preference(values)}
+            found[name] = replace(method, changes=changes)
+    return found
+
+
+def preference(values: Json) -> Json:
+    """The preference stage: as many pairs, as often, as SFT has rows; one pair at a time, since it is two rows."""
+    sft = values.get("sft") or {}
+    batch = sft.get("per_device_train_batch_size", 8) * sft.get("gradient_accumulation_steps", 1)
+    sizes = {key: sft[key] for key in ("max_steps", "num_train_epochs") if key in sft}
+    one = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": batch}
+    return {**one, **sizes, "learning_rate": PREFERENCE_RATE}
+
+
+# ------------------------------------------------------------------------------------------------ a seed
+
+
+def on_seed(plan: Plan, names: Sequence[str], methods: Mapping[str, Method]) -> Iterator[tuple[Path, Json]]:
+    """Folder and result of each method, the reference first. A method that breaks is told of, and the next one runs."""
+    reference, result = trained(plan, REFERENCE, methods[REFERENCE], None, None)
+    yield reference, result
+    run, budget = reference / "run", result["tokens"]
+    start = policy_folder(run, 0)
+    yield tested_start(plan, start)
+    words: Json | None = None
+    for name in names:
+        try:
+            if name == "prompt-only" or (name == "fate-prompt" and words is None):
+                found = prompted(plan, "prompt-only", start, choose_wording)
+                words = found[1]
+                if name == "prompt-only":
+                    yield found
+            if name == "prompt-distilled":
+                yield prompted(plan, name, start, distil, run, budget)
+            if name == "fate-prompt":
+                yield prompted(plan, name, last_policy(RunDirectory(run)) or start, same_words, words)
+            if name in methods and name != REFERENCE:
+                yield trained(plan, name, methods[name], budget, run / round_dir(0))
+        except Exception as error:  # of a process, of whatever kind
+            print(f"{name}, seed {plan.seed}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+
+
+def tested_start(plan: Plan, policy: Path | None) -> tuple[Path, Json]:
+    folder = plan.place(START)
+    if (found := kept(folder)) is not None:
+        return folder, found
+    apart(folder, test, plan, folder, policy, NONE)
+    return folder, keep(folder, {"method": START, "seed": plan.seed, "tokens": 0, "rounds": 0})
+
+
+def read_tested(plan: Plan, folder: Path, result: Json) -> Tested:
+    return Tested(result["method"], plan.seed, result, test_cases(folder), attack_of(folder, plan))
+
+
+def say(tested: Tested) -> None:
+    resolved = sum(card.resolved for _, card in tested.cases)
+    said = f"{resolved} of {len(tested.cases)} test tasks resolved"
+    used = f"{tested.result['tokens'] / 1000:.0f} k tokens, {tested.result['cpu_seconds']:.0f} CPU s"
+    print(f"{tested.method}, seed {tested.seed}: {said}; {used}", flush=True)
+
+
+# ------------------------------------------------------------------------------------------------ the command line
+
+
+def asked() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="agentdojo-qwen2.5-coder-0.5b-cpu", help="full FATE")
+    parser.add_argument("--model", help="a hub id or a folder, in the place of the recipe's")
+    parser.add_argument("--methods", nargs="+", default=DEFAULT, help=f"default: {', '.join(DEFAULT)}")
+    parser.add_argument("--seeds", type=numbers, default=[0, 1, 2], help="such as 0-2 or 0,3")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="for all methods")
+    parser.add_argument("--validation", type=int, default=40, help="tries of each prompt on validation tasks")
+    parser.add_argument("--proposals", type=int, default=4, help="of prompts, by the model")
+    parser.add_argument(
+        "--attack", type=int, default=0, metavar="QUERIES", help="tries of an adaptive attack on a task"
+    )
+    parser.add_argument("--attacked", type=int, default=16, help="tasks that the adaptive attack sees")
+    parser.add_argument("--runs", type=Path, default=Path("runs/real-model"), help="where runs are kept")
+    parser.add_argument("--output", type=Path, default=Path("docs/results/real-model"), help="with .md, .json, .svg")
+    parser.add_argument("--estimate", action="store_true", help="stop after the estimate")
+    parser.add_argument("--no-estimate", action="store_true", help="start at once")
+    return parser.parse_args()
+
+
+def plan_of(given: argparse.Namespace, values: Json, seed: int) -> Plan:
+    folder = given.runs / f"{Path(given.recipe).stem}-{stable_hash(values) % 2**32:08x}" / f"seed-{seed}"
+    return Plan(values, folder, seed, given.validation, given.proposals, given.attack, given.attacked)
+
+
+def write(given: argparse.Namespace, values: Json, tested: Sequence[Tested], left: int) -> None:
+    """Page, JSON and picture of what is there, each replaced as a whole."""
+    what = {name: PROMPTS.get(name) or METHODS[name].what for name in dict.fromkeys([START, *given.methods, REFERENCE])}
+    told = summary(tested, what)
+    versions = {json.dumps(t.result["made_with"], sort_keys=True): t.result["made_with"] for t in tested}
+    said = [", ".join(f"{k} {v}" for k, v in made.items() if k != "machine") for made in versions.values()]
+    model = (values.get("model") or {}).get("path", "embedded")
+    name = Path(model).name if Path(model).is_absolute() else model  # where a folder lies is nobody's concern
+    about = {
+        "command": "python benchmarks/real_model.py " + " ".join(sys.argv[1:]).replace(model, name),
+        "recipe": Path(given.recipe).stem,
+        "recipe_hash": f"{stable_hash(values) % 2**32:08x}",
+        "model": name,
+        "seeds": ", ".join(map(str, sorted({t.seed for t in tested}))),
+        "machine": "; ".join(dict.fromkeys(made["machine"] for made in versions.values())),
+        "versions": "; ".join(said),
+        "left": f"**Not finished: {left} of the runs asked for are missing.**" if left else "",
+    }
+    put(shown := copy.deepcopy(values), "model.path", name)
+    written = {**about, "values": shown, "methods": told}
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    directory, file = RunDirectory(given.output.parent), given.output.name
+    directory.write_json(f"{file}.json", written)
+    directory.write_text(f"{file}.svg", picture(told))
+    directory.write_text(f"{file}.md", page(told, about))
+
+
+def main() -> None:
+    given = asked()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated; the same command goes on"))
+    values = read_values(find_recipe(given.recipe))
+    for text in [*given.set, *([f"model.path={given.model}"] if given.model else [])]:
+        override(values, text)
+    methods = methods_of(values, given.methods)
+    plans = [plan_of(given, values, seed) for seed in given.seeds]
+    for method in methods.values():
+        plans[0].recipe(method, 1)  # what is wrong with one is said before the first run
+    prompts = [name for name in PROMPTS if name in (START, *given.methods)]
+    if not given.no_estimate:
+        run = plans[0].place(REFERENCE, methods[REFERENCE].changes, methods[REFERENCE].tuned) / "run"
+        found = estimate(plans[0], list(methods), prompts, len(plans), run if run.is_dir() else None)
+        print(estimated(found, len(plans)), flush=True)
+    if given.estimate:
+        return
+    tested: list[Tested] = []
+    for plan in plans:
+        for folder, result in on_seed(plan, given.methods, methods):
+            tested.append(read_tested(plan, folder, result))
+            say(tested[-1])
+            write(given, values, tested, len(plans) * (len(methods) + len(prompts)) - len(tested))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    try:
+        main()
+    except FateError as error:
+        sys.exit(str(error))

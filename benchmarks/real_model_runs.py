@@ -1,0 +1,343 @@
+"""The runs of real_model.py: each method on each seed trained, chosen and tested once, kept, and gone on with.
+
+RUNS/RECIPE-HASH/seed-0/METHOD-HASH/ holds what a method left on a seed: `run/` (a run directory of `fate-trl run`,
+where the method trains), `played/` (what was rolled out on the validation and test tasks, chunk by chunk),
+`spent.jsonl` and, once all is done, `result.json`. The hashes are of the recipe's values and of the method's changes,
+not of the package's source: that moves on while runs of hours are made, so `result.json` says with which version each
+was made.
+
+Whatever loads a model runs in a process of its own, which gives all memory back; it ends when its parent does, even
+where that was killed. What it had not committed is done again.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from importlib import metadata
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.learning import last_accepted, last_policy, points, put, recipe_of
+from benchmarks.learning_methods import Method
+from benchmarks.policies import Player, opened
+from benchmarks.prompt_defence import NONE, WORDINGS, Defence, Quality, best, defended, distilled, quality
+from fate_trl.ledger.layout import file_of, policy_folder, round_dir, seed_of
+from fate_trl.ledger.writing import RunDirectory
+from fate_trl.loop.counts import tokens
+from fate_trl.loop.repairing import failures_of
+from fate_trl.loop.tasks import longest_first, sample_tasks
+from fate_trl.recipe.loading import make_recipe
+from fate_trl.record import stable_hash
+from fate_trl.types import Case, RolloutRequest, Task, Trajectory
+
+Json = dict[str, Any]
+TEST, VALIDATION, PROPOSALS = "test.jsonl", "validation.jsonl", "proposals.jsonl"
+BEFORE = {"model", "suites", "verifiers", "objectives", "warm_start", "evaluation", "rollout"}
+"""Sections of a recipe that round 0 depends on."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared, on a seed.
+
+    Attributes:
+        values: The recipe's.
+        folder: Of the seed.
+        seed: The seed.
+        validation: Validation tries of each prompt.
+        proposals: Of prompts, by the model.
+        queries: Of the adaptive attack for each task; 0 for none.
+        attacked: Tasks that it sees.
+    """
+
+    values: Json
+    folder: Path
+    seed: int
+    validation: int = 40
+    proposals: int = 4
+    queries: int = 0
+    attacked: int = 16
+
+    def place(self, name: str, *parts: Any) -> Path:
+        """The folder of a method."""
+        return self.folder / f"{name}-{stable_hash(*parts) % 2**32:08x}"
+
+    def recipe(self, method: Method, budget: int | None) -> Json:
+        """A training run's recipe. It measures one test task after each round, as one must: tests come at the end."""
+        values = recipe_of(self.values, method, self.seed, budget).model_dump(mode="json")
+        put(values, "evaluation.baselines", False)
+        put(values, "evaluation.tasks", 1)
+        return values
+
+    @property
+    def asked(self) -> Json:
+        """The recipe of whatever only rolls out."""
+        return {**self.values, "seed": self.seed}
+
+
+# ------------------------------------------------------------------------------------------------ what is kept
+
+
+def kept(folder: Path) -> Json | None:
+    """What came out of a method on a seed, if it is finished."""
+    return RunDirectory(folder).read_json("result.json") if folder.is_dir() else None
+
+
+def keep(folder: Path, result: Json) -> Json:
+    sessions = RunDirectory(folder).read("spent.jsonl")
+    ended = [session for session in sessions if "cpu_seconds" in session]
+    result = {
+        **result,
+        **{key: sum(session[key] for session in ended) for key in ("cpu_seconds", "wall_seconds")},
+        "interrupted": len(sessions) - 2 * len(ended),
+        "made_with": made_with(),
+    }
+    RunDirectory(folder).write_json("result.json", result)
+    return result
+
+
+def test_cases(folder: Path) -> list[Case]:
+    """A method's cases on the test tasks."""
+    return RunDirectory(folder / "played").cases(TEST, "eval-test")
+
+
+def made_with() -> Json:
+    """Versions, the source's commit where that is a clone, and the machine."""
+    named = ("fate-trl", "torch", "transformers", "trl", "peft")
+    asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        commit = subprocess.run(asked, capture_output=True, text=True, timeout=30).stdout.strip()
+    except OSError:
+        commit = ""
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in named},
+        "commit": commit,
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+    }
+
+
+# ------------------------------------------------------------------------------------------------ processes
+
+
+def apart(folder: Path, function: Callable[..., Any], *args: Any) -> Any:
+    """What a function returns, called in a process of its own; its output goes to a log, and its cost is recorded."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_within, folder, function, args).result()
+
+
+def _within(folder: Path, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    from fate_trl.cli.run import quiet_libraries
+
+    quiet_libraries()
+    directory, started = RunDirectory(folder), time.perf_counter()
+    directory.append("spent.jsonl", [{"what": function.__name__}])
+    try:
+        return function(*args)
+    finally:
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        cpu = sum(each.ru_utime + each.ru_stime for each in used)
+        end = {"cpu_seconds": cpu, "wall_seconds": time.perf_counter() - started}
+        directory.append("spent.jsonl", [{"what": function.__name__, **end}])
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone: a comparison that was killed leaves nothing behind that goes on."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+def train(folder: Path, recipe: Json, zero: Path | None) -> None:
+    """Run a recipe, or go on with it. `zero` is a round 0 that was made already, with the same model and suites."""
+    from fate_trl.cli.run import run_recipe
+
+    directory = RunDirectory(folder / "run")
+    if not (directory.path / "recipe.yaml").is_file():
+        if zero is not None:
+            shutil.copytree(zero, directory.path / round_dir(0), dirs_exist_ok=True)
+        directory.write_text("recipe.yaml", make_recipe(recipe).dump())
+    run_recipe(resume=str(directory.path), quiet=True)
+
+
+def trained(plan: Plan, name: str, method: Method, budget: int | None, zero: Path | None) -> tuple[Path, Json]:
+    """The folder and the result of a method that trains."""
+    folder = plan.place(name, method.changes, method.tuned)
+    if (found := kept(folder)) is not None:
+        return folder, found
+    shares = zero if not BEFORE & {key.partition(".")[0] for key in method.changes} else None
+    apart(folder, train, folder, plan.recipe(method, budget), shares)
+    run = RunDirectory(folder / "run")
+    apart(folder, test, plan, folder, last_policy(run) or policy_folder(run.path, 0), NONE)
+    end = list(points(run))[-1]
+    result = {"method": name, "seed": plan.seed, "tokens": end["tokens"], "rounds": end["round"]}
+    result |= {"repairs": _repairs(run), "test_policy": last_accepted(run)}
+    _tidy(run)
+    return folder, keep(folder, result)
+
+
+def _repairs(run: RunDirectory) -> list[Json]:
+    """Of each round: how many failures there were, how many candidates were accepted, and how many were repaired."""
+    counted = ("failures", "candidates", "candidates_resolved", "candidates_accepted", "repaired")
+    found = [run.stages(number).get("repair") for number in run.rounds]
+    return [{key: record[key] for key in counted} for record in found if record]
+
+
+def _tidy(run: RunDirectory) -> None:
+    """Remove the policies of rounds before the last accepted one, round 0 aside: large models fill a disk."""
+    for number in set(run.rounds) - {0, last_accepted(run)}:
+        shutil.rmtree(run.path / round_dir(number) / "policy", ignore_errors=True)
+
+
+# ------------------------------------------------------------------------------------------------ rolling out
+
+
+class Defended(Player):
+    """A player whose tasks all have a defence in their prompts."""
+
+    defence: Defence = NONE
+
+    def play(self, tasks: Sequence[Task], seed: int) -> list[Trajectory]:
+        return super().play([defended(task, self.defence) for task in tasks], seed)
+
+
+def played(player: Player, run: RunDirectory, file: str, stage: str, tasks: Sequence[Task], seed: int) -> list[Case]:
+    """One try of each task, in order, a chunk at a time; what is committed is not played again.
+
+    Sampling depends on the seed and the chunk alone, so that methods are paired in this as well. A task may come more
+    than once.
+    """
+    size, committed, cases, tries = player.evolution.recipe.rollout.chunk, run.chunks(file, stage), [], {}
+    requests = []
+    for task in tasks:
+        attempt = tries[task.suite, task.id] = tries.get((task.suite, task.id), -1) + 1
+        requests.append(RolloutRequest(task, task.messages, "eval-test", attempt))
+    for number, start in enumerate(range(0, len(requests), size)):
+        if number not in committed:
+            tried = player.evolution.learner.rollout(requests[start : start + size], seed_of(seed, 0, file, number))
+            committed[number] = player.score(tried)
+            run.append_chunk(file, stage, number, committed[number])
+        cases += committed[number]
+    return cases
+
+
+def test(plan: Plan, folder: Path, policy: Path | None, defence: Defence) -> None:
+    """Roll a policy out on the test tasks, and attack it if that is asked for."""
+    run, name = RunDirectory(folder / "played"), f"attack-{plan.attacked}-{plan.queries}.json"
+    with opened(plan.asked, policy) as player:
+        count = player.evolution.recipe.evaluation.tasks
+        tasks = longest_first(player.tasks(count, plan.seed), player.suites)
+        played(player, run, TEST, "eval-test", [defended(task, defence) for task in tasks], plan.seed)
+        if plan.queries and run.read_json(name) is None:
+            from benchmarks.attack import attack
+
+            victim = Defended(player.evolution)
+            victim.defence = defence
+            run.write_json(name, attack(victim, plan.attacked, plan.queries, plan.seed))
+
+
+# ------------------------------------------------------------------------------------------------ prompts
+
+
+def _validation(player: Player, plan: Plan) -> list[Task]:
+    """Validation tasks, again and again until there are enough tries."""
+    tasks = player.evolution.tasks("validation")
+    drawn = sample_tasks(tasks, plan.validation, np.random.default_rng(plan.seed))
+    return longest_first(islice(cycle(drawn), plan.validation), player.suites)
+
+
+def _judge(player: Player, plan: Plan, run: RunDirectory) -> Callable[[Defence], Quality]:
+    tasks = _validation(player, plan)
+
+    def judge(defence: Defence) -> Quality:
+        worded = [defended(task, defence) for task in tasks]
+        return quality(played(player, run, VALIDATION, f"eval-validation-{defence.name}", worded, plan.seed))
+
+    return judge
+
+
+def choose_wording(plan: Plan, folder: Path, policy: Path | None) -> Json:
+    """The best of the three wordings on validation."""
+    run = RunDirectory(folder / "played")
+    with opened(plan.asked, policy) as player:
+        defence, said = best(WORDINGS, _judge(player, plan, run))
+    return {"defence": vars(defence), "validation": said, "tokens": spent(run)}
+
+
+def distil(plan: Plan, folder: Path, policy: Path | None, reference: Path, budget: int) -> Json:
+    """Words that the model writes from the failures of the start on training tasks, as the reference run collected
+    them; these took tokens too."""
+    run = RunDirectory(folder / "played")
+    first = RunDirectory(reference).cases(file_of(1, "rollouts"), "collect")
+    collecting, failures = sum(tokens(first).values()), failures_of(first)
+    order = np.random.default_rng(plan.seed).permutation(len(failures))
+    with opened(plan.asked, policy) as player:
+        blank = replace(player.evolution.tasks("validation")[0], id="proposal", tools=())
+        getattr(player.evolution.learner, "tasks", []).append(blank)
+        judge = _judge(player, plan, run)
+
+        def propose(text: str, number: int) -> str:
+            task = replace(blank, messages=({"role": "user", "content": text},))
+            ((said, _),) = played(player, run, PROPOSALS, f"proposal-{number}", [task], plan.seed + number)
+            return said.answer
+
+        def affordable() -> bool:
+            used = spent(run)
+            judged = len({record["stage"] for record in run.read(VALIDATION)})
+            return collecting + used + used / max(1, judged) <= budget
+
+        defence, told = distilled([failures[n] for n in order], propose, judge, affordable, plan.proposals)
+    return {"defence": vars(defence), "proposals": told, "failures": len(failures), "tokens": collecting + spent(run)}
+
+
+def spent(run: RunDirectory) -> int:
+    """Tokens of what was played to choose: validation and proposals, not the test."""
+    cases = [
+        case
+        for file in (VALIDATION, PROPOSALS)
+        for stage in {record["stage"] for record in run.read(file)}
+        for case in run.cases(file, stage)
+    ]
+    return sum(tokens(cases).values())
+
+
+def prompted(plan: Plan, name: str, policy: Path | None, choose: Callable[..., Json], *args: Any) -> tuple[Path, Json]:
+    """The folder and the result of a method that changes the prompt alone; `choose` says to what."""
+    folder = plan.place(name, plan.validation, plan.proposals, [vars(wording) for wording in WORDINGS])
+    if (found := kept(folder)) is not None:
+        return folder, found
+    chosen = apart(folder, choose, plan, folder, policy, *args)
+    apart(folder, test, plan, folder, policy, Defence(**chosen["defence"]))
+    return folder, keep(folder, {"method": name, "seed": plan.seed, "rounds": 0, **chosen})
+
+
+def same_words(plan: Plan, folder: Path, policy: Path | None, chosen: Json) -> Json:
+    """Words that were chosen for another policy."""
+    return {"defence": chosen["defence"], "tokens": chosen["tokens"]}
+
+
+def attack_of(folder: Path, plan: Plan) -> Json | None:
+    """What the adaptive attack reached, if it was run."""
+    found: Json | None = RunDirectory(folder / "played").read_json(f"attack-{plan.attacked}-{plan.queries}.json")
+    return found
