@@ -38,28 +38,30 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.learning import last_policy, numbers, put
+from benchmarks.learning import numbers, put
 from benchmarks.learning_methods import METHODS, REFERENCE, Method
 from benchmarks.prompt_defence import NONE
 from benchmarks.real_model_estimate import estimate
 from benchmarks.real_model_estimate import told as estimated
-from benchmarks.real_model_page import START, Tested, page, picture, summary
+from benchmarks.real_model_page import START, Measured, page, picture, summary
 from benchmarks.real_model_runs import (
     Plan,
     apart,
     attack_of,
     choose_wording,
     distil,
+    end_of,
     keep,
     kept,
     prompted,
     same_words,
+    start_of,
     test,
     test_cases,
     trained,
 )
 from fate_trl.errors import FateError
-from fate_trl.ledger.layout import policy_folder, round_dir
+from fate_trl.ledger.layout import round_dir
 from fate_trl.ledger.writing import RunDirectory
 from fate_trl.recipe.loading import find_recipe, override, read_values
 from fate_trl.record import stable_hash
@@ -106,40 +108,39 @@ def on_seed(plan: Plan, names: Sequence[str], methods: Mapping[str, Method]) -> 
     """Folder and result of each method, the reference first. A method that breaks is told of, and the next one runs."""
     reference, result = trained(plan, REFERENCE, methods[REFERENCE], None, None)
     yield reference, result
-    run, budget = reference / "run", result["tokens"]
-    start = policy_folder(run, 0)
+    start, end, zero = start_of(reference), end_of(reference), reference / "run" / round_dir(0)
     yield tested_start(plan, start)
-    words: Json | None = None
+    words: Json = {}
     for name in names:
         try:
-            if name == "prompt-only" or (name == "fate-prompt" and words is None):
+            if name == "prompt-only" or (name == "fate-prompt" and not words):
                 found = prompted(plan, "prompt-only", start, choose_wording)
                 words = found[1]
                 if name == "prompt-only":
                     yield found
             if name == "prompt-distilled":
-                yield prompted(plan, name, start, distil, run, budget)
+                yield prompted(plan, name, start, distil, reference / "run", result["tokens"])
             if name == "fate-prompt":
-                yield prompted(plan, name, last_policy(RunDirectory(run)) or start, same_words, words)
+                yield prompted(plan, name, end, same_words, words, result)
             if name in methods and name != REFERENCE:
-                yield trained(plan, name, methods[name], budget, run / round_dir(0))
+                yield trained(plan, name, methods[name], result["tokens"], zero)
         except Exception as error:  # of a process, of whatever kind
             print(f"{name}, seed {plan.seed}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
 
-def tested_start(plan: Plan, policy: Path | None) -> tuple[Path, Json]:
+def tested_start(plan: Plan, policy: Path) -> tuple[Path, Json]:
     folder = plan.place(START)
     if (found := kept(folder)) is not None:
         return folder, found
     apart(folder, test, plan, folder, policy, NONE)
-    return folder, keep(folder, {"method": START, "seed": plan.seed, "tokens": 0, "rounds": 0})
+    return folder, keep(plan, folder, policy, {"method": START, "tokens": 0, "rounds": 0})
 
 
-def read_tested(plan: Plan, folder: Path, result: Json) -> Tested:
-    return Tested(result["method"], plan.seed, result, test_cases(folder), attack_of(folder, plan))
+def read(plan: Plan, folder: Path, result: Json) -> Measured:
+    return Measured(result["method"], plan.seed, result, test_cases(folder), attack_of(plan, folder, result))
 
 
-def say(tested: Tested) -> None:
+def say(tested: Measured) -> None:
     resolved = sum(card.resolved for _, card in tested.cases)
     said = f"{resolved} of {len(tested.cases)} test tasks resolved"
     used = f"{tested.result['tokens'] / 1000:.0f} k tokens, {tested.result['cpu_seconds']:.0f} CPU s"
@@ -174,7 +175,7 @@ def plan_of(given: argparse.Namespace, values: Json, seed: int) -> Plan:
     return Plan(values, folder, seed, given.validation, given.proposals, given.attack, given.attacked)
 
 
-def write(given: argparse.Namespace, values: Json, tested: Sequence[Tested], left: int) -> None:
+def write(given: argparse.Namespace, values: Json, tested: Sequence[Measured], left: int) -> None:
     """Page, JSON and picture of what is there, each replaced as a whole."""
     what = {name: PROMPTS.get(name) or METHODS[name].what for name in dict.fromkeys([START, *given.methods, REFERENCE])}
     told = summary(tested, what)
@@ -218,10 +219,10 @@ def main() -> None:
         print(estimated(found, len(plans)), flush=True)
     if given.estimate:
         return
-    tested: list[Tested] = []
+    tested: list[Measured] = []
     for plan in plans:
         for folder, result in on_seed(plan, given.methods, methods):
-            tested.append(read_tested(plan, folder, result))
+            tested.append(read(plan, folder, result))
             say(tested[-1])
             write(given, values, tested, len(plans) * (len(methods) + len(prompts)) - len(tested))
 

@@ -23,7 +23,7 @@ BY_SEED = 3
 
 
 @dataclass(frozen=True)
-class Tested:
+class Measured:
     """A method on a seed: what `result.json` says, its cases on the test tasks, and the adaptive attack's shares."""
 
     method: str
@@ -36,23 +36,23 @@ class Tested:
 # ------------------------------------------------------------------------------------------------ statistics
 
 
-def rate(tested: Sequence[Tested], name: str) -> Json | None:
-    """A method's metric: over seeds where there are enough, else over tasks; None where no case has a value."""
-    metric = {metric.name: metric for metric in metrics.METRICS}[name]
-    if len(tested) >= BY_SEED:
-        found = [value(metric, t.cases) for t in tested]
-        said = [v for v in found if v is not None]
-        return interval(said) if said else None
-    measured = metrics.summarize(pooled(tested))["metrics"].get(name)
-    return measured and {"mean": measured["value"], **{key: measured[key] for key in ("low", "high", "n")}}
+def rates(tested: Sequence[Measured]) -> dict[str, Json]:
+    """A method's metrics: over seeds where there are enough, else over tasks; those without a case are left out."""
+    if len(tested) < BY_SEED:
+        measured = metrics.summarize(pooled(tested))["metrics"]
+        said = {name: measured[name] for name in SHOWN if name in measured}
+        return {name: {"mean": m["value"], **{key: m[key] for key in ("low", "high", "n")}} for name, m in said.items()}
+    found = {m.name: [value(m, t.cases) for t in tested] for m in metrics.METRICS if m.name in SHOWN}
+    known = {name: [v for v in values if v is not None] for name, values in found.items()}
+    return {name: interval(values) for name, values in known.items() if values}
 
 
-def pooled(tested: Sequence[Tested]) -> list[Case]:
+def pooled(tested: Sequence[Measured]) -> list[Case]:
     """The cases of all seeds; a case's attempt is its seed, so that cases are paired by seed and task."""
     return [(replace(t, attempt=each.seed), card) for each in tested for t, card in each.cases]
 
 
-def difference(ours: Sequence[Tested], theirs: Sequence[Tested], name: str) -> Json | None:
+def difference(ours: Sequence[Measured], theirs: Sequence[Measured], name: str) -> Json | None:
     """Ours less theirs over all seeds that both have: paired by seed and task, bootstrap over clusters of tasks."""
     shared = {t.seed for t in ours} & {t.seed for t in theirs}
     sides = [pooled([t for t in side if t.seed in shared]) for side in (theirs, ours)]
@@ -63,7 +63,7 @@ def difference(ours: Sequence[Tested], theirs: Sequence[Tested], name: str) -> J
     return {"mean": found["value"], "seeds": sorted(shared), **{k: v for k, v in found.items() if k != "value"}}
 
 
-def own_count(tested: Sequence[Tested]) -> Json:
+def own_count(tested: Sequence[Measured]) -> Json:
     """AgentDojo's figures as its scripts count them: utility, utility under attack, attacks that succeed; {} elsewhere.
 
     Its check of utility may hold on the untouched state; ours also asks for the calls.
@@ -76,9 +76,9 @@ def own_count(tested: Sequence[Tested]) -> Json:
     return {name: {"mean": sum(v) / len(v), "n": len(v)} for name, v in named.items() if v}
 
 
-def _attacked(tested: Sequence[Tested]) -> Json | None:
+def _attacked(tested: Sequence[Measured]) -> Json | None:
     """Success of the adaptive attack."""
-    said = [t.attack for t in tested if t.attack is not None]
+    said = [t.attack for t in tested if t.attack is not None and t.attack["adaptive"] is not None]
     if not said:
         return None
     if len(said) >= BY_SEED:
@@ -89,7 +89,7 @@ def _attacked(tested: Sequence[Tested]) -> Json | None:
     return {"mean": share, "low": low, "high": high, "n": count}
 
 
-def summary(tested: Sequence[Tested], what: Mapping[str, str]) -> Json:
+def summary(tested: Sequence[Measured], what: Mapping[str, str]) -> Json:
     """All that the page shows, by method, as plain data."""
     by = {name: [t for t in tested if t.method == name] for name in what}
     by = {name: mine for name, mine in by.items() if mine}
@@ -104,7 +104,7 @@ def summary(tested: Sequence[Tested], what: Mapping[str, str]) -> Json:
             "interrupted": sum(t.result["interrupted"] for t in mine),
             "cases": sum(len(t.cases) for t in mine),
             "errors": sum(metrics.is_error(case) for t in mine for case in t.cases),
-            "metrics": {metric: rate(mine, metric) for metric in SHOWN},
+            "metrics": rates(mine),
             "adaptive": _attacked(mine),
             "own_count": own_count(mine),
             "less_start": _differences(mine, by.get(START, []), name != START),
@@ -115,7 +115,7 @@ def summary(tested: Sequence[Tested], what: Mapping[str, str]) -> Json:
     return told
 
 
-def _differences(ours: Sequence[Tested], theirs: Sequence[Tested], asked: bool) -> Json:
+def _differences(ours: Sequence[Measured], theirs: Sequence[Measured], asked: bool) -> Json:
     if not (asked and ours and theirs):
         return {}
     return {metric: difference(ours, theirs, metric) for metric in COMPARED}
@@ -183,7 +183,7 @@ def page(told: Json, about: Json) -> str:
             str(len(m["seeds"])),
             f"{m['tokens'] / 1000:.0f}",
             f"{m['cpu_seconds']:.0f}{'*' if m['interrupted'] else ''}",
-            *(cell(m["metrics"][metric]) for metric in SHOWN),
+            *(cell(m["metrics"].get(metric)) for metric in SHOWN),
             *([cell(m["adaptive"])] if attacked else []),
         ]
         for name, m in told.items()
@@ -247,7 +247,7 @@ def _chosen(told: Json) -> Iterable[str]:
                 yield f"{seed}{kept} of {len(result['proposals'])} proposals kept{f': “{words}”' if words else '.'}"
             if repairs := result.get("repairs"):
                 found = "; ".join(f"{r['repaired']} of {r['failures']} failures" for r in repairs)
-                yield f"{seed}repaired in {len(repairs)} rounds: {found}. Policy of round {result['test_policy']}."
+                yield f"{seed}repaired in {len(repairs)} rounds: {found}. Policy of round {result['accepted']}."
 
 
 # ------------------------------------------------------------------------------------------------ the picture
@@ -277,7 +277,7 @@ def picture(told: Json) -> str:
         middle = y + len(BARS) * bar / 2 + 4
         out.append(f'<text x="{left - 8}" y="{middle}" font-size="12" text-anchor="end">{escape(name)}</text>')
         for metric, colour in BARS.items():
-            if (found := m["metrics"][metric]) is not None:
+            if (found := m["metrics"].get(metric)) is not None:
                 out += _bar(at, y, bar - 2, found, colour)
             y += bar
         y += gap

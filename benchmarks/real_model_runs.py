@@ -85,7 +85,7 @@ class Plan:
     @property
     def asked(self) -> Json:
         """The recipe of whatever only rolls out."""
-        return {**self.values, "seed": self.seed}
+        return make_recipe({**self.values, "seed": self.seed}).model_dump(mode="json")
 
 
 # ------------------------------------------------------------------------------------------------ what is kept
@@ -96,11 +96,14 @@ def kept(folder: Path) -> Json | None:
     return RunDirectory(folder).read_json("result.json") if folder.is_dir() else None
 
 
-def keep(folder: Path, result: Json) -> Json:
+def keep(plan: Plan, folder: Path, policy: Path, result: Json) -> Json:
+    """Write down what came out of a method, the policy that was tested, and what it cost."""
     sessions = RunDirectory(folder).read("spent.jsonl")
     ended = [session for session in sessions if "cpu_seconds" in session]
     result = {
         **result,
+        "seed": plan.seed,
+        "policy": str(policy.relative_to(plan.folder)),
         **{key: sum(session[key] for session in ended) for key in ("cpu_seconds", "wall_seconds")},
         "interrupted": len(sessions) - 2 * len(ended),
         "made_with": made_with(),
@@ -189,12 +192,25 @@ def trained(plan: Plan, name: str, method: Method, budget: int | None, zero: Pat
     shares = zero if not BEFORE & {key.partition(".")[0] for key in method.changes} else None
     apart(folder, train, folder, plan.recipe(method, budget), shares)
     run = RunDirectory(folder / "run")
-    apart(folder, test, plan, folder, last_policy(run) or policy_folder(run.path, 0), NONE)
+    policy = end_of(folder)
+    apart(folder, test, plan, folder, policy, NONE)
     end = list(points(run))[-1]
-    result = {"method": name, "seed": plan.seed, "tokens": end["tokens"], "rounds": end["round"]}
-    result |= {"repairs": _repairs(run), "test_policy": last_accepted(run)}
+    result = {"method": name, "tokens": end["tokens"], "rounds": end["round"], "repairs": _repairs(run)}
     _tidy(run)
-    return folder, keep(folder, result)
+    return folder, keep(plan, folder, policy, {**result, "accepted": last_accepted(run)})
+
+
+def end_of(folder: Path) -> Path:
+    """The policy that one has at the end of a run: of the last accepted round."""
+    run = RunDirectory(folder / "run")
+    return last_policy(run) or start_of(folder)
+
+
+def start_of(folder: Path) -> Path:
+    """The policy that a run began with: as it came, or after its warm start."""
+    found = policy_folder(folder / "run", 0)
+    assert found is not None, "a run saves its first policy"
+    return found
 
 
 def _repairs(run: RunDirectory) -> list[Json]:
@@ -242,19 +258,36 @@ def played(player: Player, run: RunDirectory, file: str, stage: str, tasks: Sequ
     return cases
 
 
-def test(plan: Plan, folder: Path, policy: Path | None, defence: Defence) -> None:
-    """Roll a policy out on the test tasks, and attack it if that is asked for."""
-    run, name = RunDirectory(folder / "played"), f"attack-{plan.attacked}-{plan.queries}.json"
+def test(plan: Plan, folder: Path, policy: Path, defence: Defence) -> None:
+    """Roll a policy out on the test tasks."""
     with opened(plan.asked, policy) as player:
         count = player.evolution.recipe.evaluation.tasks
         tasks = longest_first(player.tasks(count, plan.seed), player.suites)
-        played(player, run, TEST, "eval-test", [defended(task, defence) for task in tasks], plan.seed)
-        if plan.queries and run.read_json(name) is None:
-            from benchmarks.attack import attack
+        worded = [defended(task, defence) for task in tasks]
+        played(player, RunDirectory(folder / "played"), TEST, "eval-test", worded, plan.seed)
 
-            victim = Defended(player.evolution)
-            victim.defence = defence
-            run.write_json(name, attack(victim, plan.attacked, plan.queries, plan.seed))
+
+def under_attack(plan: Plan, folder: Path, policy: Path, defence: Defence) -> Json:
+    """The adaptive attack on a policy with its defence."""
+    from benchmarks.attack import attack
+
+    with opened(plan.asked, policy) as player:
+        victim = Defended(player.evolution)
+        victim.defence = defence
+        return attack(victim, plan.attacked, plan.queries, plan.seed)
+
+
+def attack_of(plan: Plan, folder: Path, result: Json) -> Json | None:
+    """What the adaptive attack reached on what a method ended with, if it is asked for; run once, and kept."""
+    if not plan.queries:
+        return None
+    directory, name = RunDirectory(folder), f"attack-{plan.attacked}-{plan.queries}.json"
+    found: Json | None = directory.read_json(name)
+    if found is None:
+        defence = Defence(**result["defence"]) if "defence" in result else NONE
+        found = apart(folder, under_attack, plan, folder, plan.folder / result["policy"], defence)
+        directory.write_json(name, found)
+    return found
 
 
 # ------------------------------------------------------------------------------------------------ prompts
@@ -277,7 +310,7 @@ def _judge(player: Player, plan: Plan, run: RunDirectory) -> Callable[[Defence],
     return judge
 
 
-def choose_wording(plan: Plan, folder: Path, policy: Path | None) -> Json:
+def choose_wording(plan: Plan, folder: Path, policy: Path) -> Json:
     """The best of the three wordings on validation."""
     run = RunDirectory(folder / "played")
     with opened(plan.asked, policy) as player:
@@ -285,7 +318,7 @@ def choose_wording(plan: Plan, folder: Path, policy: Path | None) -> Json:
     return {"defence": vars(defence), "validation": said, "tokens": spent(run)}
 
 
-def distil(plan: Plan, folder: Path, policy: Path | None, reference: Path, budget: int) -> Json:
+def distil(plan: Plan, folder: Path, policy: Path, reference: Path, budget: int) -> Json:
     """Words that the model writes from the failures of the start on training tasks, as the reference run collected
     them; these took tokens too."""
     run = RunDirectory(folder / "played")
@@ -322,22 +355,16 @@ def spent(run: RunDirectory) -> int:
     return sum(tokens(cases).values())
 
 
-def prompted(plan: Plan, name: str, policy: Path | None, choose: Callable[..., Json], *args: Any) -> tuple[Path, Json]:
+def prompted(plan: Plan, name: str, policy: Path, choose: Callable[..., Json], *args: Any) -> tuple[Path, Json]:
     """The folder and the result of a method that changes the prompt alone; `choose` says to what."""
     folder = plan.place(name, plan.validation, plan.proposals, [vars(wording) for wording in WORDINGS])
     if (found := kept(folder)) is not None:
         return folder, found
     chosen = apart(folder, choose, plan, folder, policy, *args)
     apart(folder, test, plan, folder, policy, Defence(**chosen["defence"]))
-    return folder, keep(folder, {"method": name, "seed": plan.seed, "rounds": 0, **chosen})
+    return folder, keep(plan, folder, policy, {"method": name, "rounds": 0, **chosen})
 
 
-def same_words(plan: Plan, folder: Path, policy: Path | None, chosen: Json) -> Json:
-    """Words that were chosen for another policy."""
-    return {"defence": chosen["defence"], "tokens": chosen["tokens"]}
-
-
-def attack_of(folder: Path, plan: Plan) -> Json | None:
-    """What the adaptive attack reached, if it was run."""
-    found: Json | None = RunDirectory(folder / "played").read_json(f"attack-{plan.attacked}-{plan.queries}.json")
-    return found
+def same_words(plan: Plan, folder: Path, policy: Path, chosen: Json, trained: Json) -> Json:
+    """Words that were chosen for another policy; both took tokens."""
+    return {"defence": chosen["defence"], "tokens": chosen["tokens"] + trained["tokens"], "rounds": trained["rounds"]}
