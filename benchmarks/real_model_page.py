@@ -247,7 +247,7 @@ def _chosen(told: Json) -> Iterable[str]:
                 yield f"{seed}{kept} of {len(result['proposals'])} proposals kept{f': “{words}”' if words else '.'}"
             if repairs := result.get("repairs"):
                 found = "; ".join(f"{r['repaired']} of {r['failures']} failures" for r in repairs)
-                yield f"{seed}repaired in {len(repairs)} rounds: {found}. Policy of round {result['accepted']}."
+                yield f"{seed}repaired in {len(repairs)} rounds: {found}. Policy of round {result['kept']}."
 
 
 # ------------------------------------------------------------------------------------------------ the picture

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.learning import last_accepted, last_policy, points, put, recipe_of
+from benchmarks.learning import last_kept, last_policy, points, put, recipe_of
 from benchmarks.learning_methods import Method
 from benchmarks.policies import Player, opened
 from benchmarks.prompt_defence import NONE, WORDINGS, Defence, Quality, best, defended, distilled, quality
@@ -197,11 +197,11 @@ def trained(plan: Plan, name: str, method: Method, budget: int | None, zero: Pat
     end = list(points(run))[-1]
     result = {"method": name, "tokens": end["tokens"], "rounds": end["round"], "repairs": _repairs(run)}
     _tidy(run)
-    return folder, keep(plan, folder, policy, {**result, "accepted": last_accepted(run)})
+    return folder, keep(plan, folder, policy, {**result, "kept": last_kept(run)})
 
 
 def end_of(folder: Path) -> Path:
-    """The policy that one has at the end of a run: of the last accepted round."""
+    """The policy that one has at the end of a run."""
     run = RunDirectory(folder / "run")
     return last_policy(run) or start_of(folder)
 
@@ -221,8 +221,8 @@ def _repairs(run: RunDirectory) -> list[Json]:
 
 
 def _tidy(run: RunDirectory) -> None:
-    """Remove the policies of rounds before the last accepted one, round 0 aside: large models fill a disk."""
-    for number in set(run.rounds) - {0, last_accepted(run)}:
+    """Remove the policies of rounds other than the one that is kept, round 0 aside: large models fill a disk."""
+    for number in set(run.rounds) - {0, last_kept(run)}:
         shutil.rmtree(run.path / round_dir(number) / "policy", ignore_errors=True)
 
 
