@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import learning, learning_page
 from benchmarks.learning import Job, all_runs, recipe_of
-from benchmarks.learning_methods import METHODS, REFERENCE, Method
+from benchmarks.learning_methods import COMPARISONS, METHODS, NAMED_SEEDS, REFERENCE, Method
 from benchmarks.learning_page import summary
 from fate_trl import metrics
 from fate_trl.ledger.writing import RunDirectory
@@ -267,6 +267,27 @@ def test_named_comparisons_are_tested_by_seed_and_corrected_for_their_number():
     assert "| headline | `gdpo` | +23.3 [9.0, 37.7] |" in text
     partly = summary(results, {name: METHODS[name] for name in (REFERENCE, "gdpo")})
     assert not learning_page.tests_table(partly), "a family is corrected as it was named, or not at all"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        (range(310, 313), None),
+        (range(318, 322), "With *headline* were named the seeds 318, 319 only; 320, 321 were added later."),
+        (range(3), "With *headline* were named other seeds."),
+    ],
+)
+def test_seeds_that_were_not_named_are_told(seeds, said):
+    names = COMPARISONS["headline"]
+    results = [result(REFERENCE, seed, 0.2, 0.6) for seed in seeds]
+    results += [result(name, seed, 0.2, 0.5 + seed / 1000) for name in names for seed in seeds]
+    text = learning_page.tests_table(summary(results, {name: METHODS[name] for name in (REFERENCE, *names)}))
+    assert any("named before the runs" in line for line in text)
+    assert [line.partition(" So ")[0] for line in text if line.startswith("With *")] == ([said] if said else [])
+
+
+def test_seeds_are_named_with_every_family():
+    assert NAMED_SEEDS.keys() == COMPARISONS.keys()
 
 
 def test_the_page_says_what_the_data_say():
