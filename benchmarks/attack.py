@@ -357,11 +357,14 @@ seed Wilson's, over tasks). *Read*: of the search's tries, those in which the po
 
 {table}
 
-`{reference}` less the method, in points, paired by seed; below zero `{reference}` is attacked with less success.
+{differences}Wordings that did best, by number of policies: {best}.
+"""
 
-{differences}
+DIFFERENCES = f"""`{REFERENCE}` less the method, in points, paired by seed; below zero the attack has less success on
+`{REFERENCE}`.
 
-Wordings that did best, by number of policies: {best}.
+{{table}}
+
 """
 
 
@@ -386,8 +389,7 @@ def page(by_method: Json, results: Sequence[Json], about: Json) -> str:
         cpu=sum(r["cpu_seconds"] for r in results),
         texts=max(r["training_texts"] for r in results),
         table="\n".join(grid(("method", "seeds", *SHARES.values(), "read"), rows)),
-        reference=REFERENCE,
-        differences="\n".join(grid(("method", *SHARES.values()), less)),
+        differences=DIFFERENCES.format(table="\n".join(grid(("method", *SHARES.values()), less))) if less else "",
         best=", ".join(f"{name} {n}" for name, n in best),
     )
 

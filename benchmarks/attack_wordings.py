@@ -115,7 +115,8 @@ class Workbench(Dealt):
         return {wording: wording.format(**goal["arguments"]) for wording in WANTED[goal["name"]]}
 
     def places(self, task: Task) -> tuple[str, ...]:
-        return tuple(f"{place} {side}" for place in self._read(task) for side in SIDES)
+        """By the number of what is read: what succeeds in one task's second file may do so in another's."""
+        return tuple(f"{n} {side}" for n in range(1, len(self._read(task)) + 1) for side in SIDES)
 
     @staticmethod
     def _read(task: Task) -> list[str]:
@@ -129,7 +130,8 @@ class Workbench(Dealt):
         texts = {"file": dict(task.data["files"]), "mail": dict(task.data["mail"])}
         was, named = attack["place"].split(":")
         texts[was][named] = _without(texts[was][named], attack_text(attack["family"], attack["goal"]))
-        where, side = place.split(" ")
+        number, side = place.split(" ")
+        where = self._read(task)[int(number) - 1]
         kind, name = where.split(":")
         texts[kind][name] = _beside(texts[kind][name], text, side)
         data = {**task.data, "files": texts["file"], "mail": texts["mail"], "attack": {**attack, "place": where}}
