@@ -39,6 +39,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,7 @@ class Job:
         return found
 
 
+@cache
 def source_hash() -> str:
     """Of all that a run may depend on here: the package's source and policies, not what only shows results, and the
     plugin of methods."""
