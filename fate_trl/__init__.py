@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .recipe.checks import check_url
     from .record import dumps, stable_hash
     from .serve.completions import Server
+    from .serve.likelihoods import log_likelihoods
     from .serve.replies import EndpointError, Reply
     from .serve.speakers import Speaker, speaker_of
     from .suites.episodes import make_tool
@@ -111,6 +112,7 @@ _NAMES = {
     "recipe.checks": "check_url",
     "interchange.agentdojo_logs": "fault_of",
     "serve.completions": "Server",
+    "serve.likelihoods": "log_likelihoods",
     "serve.replies": "EndpointError Reply",
     "serve.speakers": "Speaker speaker_of",
     "train.config": "PFPOConfig",
@@ -182,6 +184,7 @@ __all__ = [
     "fault_of",
     "file_of",
     "hookimpl",
+    "log_likelihoods",
     "make_tool",
     "nearest",
     "pair_of",

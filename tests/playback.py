@@ -60,5 +60,5 @@ def learner_of(recipe: Any, suites: Any, *more: Any) -> Any:
 if __name__ == "__main__":
     TrlLearner = learner.TrlLearner
     build.TrlLearner = learner_of  # type: ignore[misc, assignment]
-    learner.PFPOTrainer = PlayBack  # type: ignore[misc]
+    TrlLearner.trainer = PlayBack  # type: ignore[misc]
     main()

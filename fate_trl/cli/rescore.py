@@ -25,6 +25,7 @@ from ..recipe.loading import overridden
 from ..report.reading import Run
 from ..types import Case, ScoreCard, Trajectory
 from ..verify.loading import load as load_verifier
+from ..verify.loading import tell_run
 from ..verify.scoring import SECONDS, check_objectives, spent
 from .console import AsJson, counted, err, out, print_json, visible
 from .run import fresh
@@ -47,6 +48,7 @@ def rescore(
     """Score a run's stored rollouts with other verifiers; what they score replaces, or adds to, the stored scores."""
     found, verifiers = Run.open(run), _verifiers(verifier, sets)
     directory = RunDirectory(run)
+    tell_run(verifiers, directory)
     with directory.lock():
         identities = [plugins.identity(name, arguments(sets)) for name in verifier]
         scorer = Scorer(verifiers, identities, directory, seconds)

@@ -11,6 +11,7 @@ from ..ledger.writing import RunDirectory
 from ..recipe.components import Components, components_of, plugins_of
 from ..recipe.schema import Recipe, objectives_of
 from ..suites.opening import open_suites
+from ..verify.loading import tell_run
 from .budgets import Budgets
 from .reporter import Reporter, Silent
 from .rounds import Evolution
@@ -37,6 +38,7 @@ def assemble(
     objectives = objectives_of(recipe, made.verifiers)
     for selector in (made.selector, made.chooser):
         plugins.check_needs(selector, objectives)
+    tell_run([*made.verifiers, *made.held_out], run)
     return Evolution(
         recipe=recipe,
         suites=suites,

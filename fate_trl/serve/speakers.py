@@ -11,16 +11,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import RecipeError
-from ..ledger.layout import round_of, split_policy
+from ..ledger.layout import split_policy
 from ..messages import Message
-from ..recipe.loading import overridden, validated
 from ..recipe.schema import Recipe
 from ..record import stable_hash
 from .completions import Server
 from .endpoint import request_body, tool_schema
 from .replies import ContextOverflow, Reply
-from .target import values_of
+from .target import recipe_of
 
 
 class Speaker(Protocol):
@@ -102,19 +100,10 @@ def speaker_of(
     Raises:
         RecipeError: There is no such target, or it cannot be loaded.
     """
-    path, policy = split_policy(target)
-    number = round_of(policy) if policy else -1
-    if number is None:
-        raise RecipeError(f"{target}: a run's policy is RUN or RUN@round-2, not @{policy}.")
-    data = values_of(path, model, base, number)
-    data["suites"] = data.get("suites") or ["workbench"]  # a recipe must have some; none is opened here
-    for text in sets:
-        if text.partition("=")[0].partition(".")[0] not in ("model", "rollout"):
-            raise RecipeError(f"--set {text}: only keys of model and rollout mean anything here.")
-    overridden(data, sets)
-    recipe = validated(data)
+    recipe = recipe_of(target, model, base, sets)
     if recipe.model.endpoint is not None:
         return ServedSpeaker(recipe, seed), recipe.model.path
     from ..train.speaker import LocalSpeaker  # torch
 
-    return LocalSpeaker(recipe, seed), Path(path).name + (f"@{policy}" if number >= 0 else "")
+    path, policy = split_policy(target)
+    return LocalSpeaker(recipe, seed), Path(path).name + (f"@{policy}" if policy else "")

@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import RecipeError
-from ..ledger.layout import is_run
+from ..ledger.layout import is_run, round_of, split_policy
 from ..ledger.reading import RunReader
+from ..recipe.loading import overridden, validated
 from ..recipe.lora import CONFIG, adapter_config
+from ..recipe.schema import Recipe
+
+
+def recipe_of(target: str, model: str = "", base: str = "", sets: Sequence[str] = ()) -> Recipe:
+    """A recipe whose `model` and `rollout` are a policy's; its other sections mean nothing.
+
+    Args:
+        target: As in `values_of`, or `RUN@2` for a round's.
+        model, base: As in `values_of`.
+        sets: "key=value" for keys of `model` and `rollout`.
+
+    Raises:
+        RecipeError: There is no such target, or an argument means nothing for it.
+        LedgerError: The run has no policy of that round.
+    """
+    path, policy = split_policy(target)
+    number = round_of(policy) if policy else -1
+    if number is None:
+        raise RecipeError(f"{target}: a run's policy is RUN or RUN@round-2, not @{policy}.")
+    data = values_of(path, model, base, number)
+    data["suites"] = data.get("suites") or ["workbench"]  # a recipe must have some; none is opened here
+    for text in sets:
+        if text.partition("=")[0].partition(".")[0] not in ("model", "rollout"):
+            raise RecipeError(f"--set {text}: only keys of model and rollout mean anything here.")
+    overridden(data, sets)
+    return validated(data)
 
 
 def values_of(target: str, model: str = "", base: str = "", round: int = -1) -> dict[str, Any]:

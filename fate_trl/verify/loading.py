@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import plugins
 from ..process.bounded import Isolated
+from .scoring import Wrapper
 
 CHILD = "fate_trl.verify.isolated_main"
 """The program of a verifier's own process."""
@@ -22,3 +23,12 @@ def load_named(reference: str | Mapping[str, Any]) -> tuple[Any, str]:
     """Make a verifier from what a recipe says, a name, or {name: …, args: {…}}; and its `plugins.identity`."""
     name, arguments = plugins.named("verifier", reference)
     return load(name, arguments), plugins.identity(name, arguments or {})
+
+
+def tell_run(verifiers: Sequence[Any], run: Any) -> None:
+    """Tell verifiers, and the members of wrappers, for which run they score; see hookspecs.Verifier."""
+    for verifier in verifiers:
+        if isinstance(verifier, Wrapper):
+            tell_run(verifier.members, run)
+        elif hasattr(verifier, "in_run"):
+            verifier.in_run(run)

@@ -167,6 +167,14 @@ VERIFIERS = (
         "three tiers on fixtures; a program that hangs is an error, never 0",
     ),
     Row(
+        "methods/log-ratio",
+        "verifier that loads two policies",
+        "Self-Rewarding PPO: Aligning Large Language Models with Demonstrations Only",
+        "repairs score above failures on tasks that the fine-tuning did not see; the ratio is that of plain forward "
+        "passes",
+        "2510.21090",
+    ),
+    Row(
         "judge/dual-reconstruction",
         "verifier",
         "DuPO: Enabling Reliable LLM Self-Verification via Dual Preference Optimization",
