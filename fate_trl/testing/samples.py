@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -126,9 +126,9 @@ def _facts(trajectory: Trajectory) -> dict[str, Any]:
 
 
 def trajectories(suites: Sequence[Suite] = ()) -> list[Trajectory]:
-    """Sound trajectories of every kind, role and oddity, those of a plugin's own suites included."""
+    """Sound trajectories of every kind, role and oddity, those of a plugin's own suites included, with tokens."""
     own = [t for suite in suites for t in play(suite, pick(list(suite.tasks("train", 0)), 3)) if not t.error]
-    return [*workbench(), *own]
+    return [with_tokens(each, each.stage, each.attempt) for each in (*workbench(), *own)]
 
 
 def failures(suites: Sequence[Suite] = ()) -> list[Failure]:
@@ -146,7 +146,7 @@ def failures(suites: Sequence[Suite] = ()) -> list[Failure]:
 # ------------------------------------------------------------------------------------------------ a round
 
 
-def with_tokens(trajectory: Trajectory, stage: Stage, attempt: int = 0) -> Trajectory:
+def with_tokens(trajectory: Trajectory, stage: Stage | Literal[""], attempt: int = 0) -> Trajectory:
     """The trajectory as a model would have sampled it: some tokens per message, with those of tools under mask 0."""
     ids: list[int] = []
     mask: list[int] = []
@@ -155,7 +155,7 @@ def with_tokens(trajectory: Trajectory, stage: Stage, attempt: int = 0) -> Traje
         new = [stable_hash(said, place) % 1000 for place in range(2 + len(said) % 3)]
         ids += new
         mask += [int(message.get("role") == "assistant")] * (len(new) - 1) + [0]  # the template ends a turn
-    prompt = tuple(stable_hash(dumps(message)) % 1000 for message in trajectory.prompt)
+    prompt = (1, *(stable_hash(dumps(message)) % 1000 for message in trajectory.prompt))  # a template begins somehow
     made: dict[str, Any] = {"prompt_ids": prompt, "completion_ids": tuple(ids), "policy_mask": tuple(mask)}
     return replace(trajectory, stage=stage, attempt=attempt, **made)
 

@@ -9,7 +9,7 @@ import torch
 
 from ..errors import FateError
 from ..recipe.schema import Model
-from .models import load_model
+from .models import load_model, load_weights
 
 Row = tuple[Sequence[int], Sequence[int]]
 """Token ids, and a mask of the same length: 1 on those that count."""
@@ -30,7 +30,7 @@ def log_likelihoods_of(model: Model, rows: Sequence[Row], batch: int) -> list[fl
         RecipeError: The model cannot be loaded.
     """
     with torch.random.fork_rng(range(torch.cuda.device_count())):  # an adapter's first weights are drawn
-        loaded, _ = load_model(model)
+        loaded = load_model(model)[0] if model.train_tokens else load_weights(model)
     try:
         loaded.to("cuda" if torch.cuda.is_available() and not model.load_in_4bit else loaded.device).eval()
         words = loaded.get_input_embeddings().num_embeddings

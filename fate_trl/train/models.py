@@ -63,7 +63,15 @@ def load_model(model: Model) -> tuple[Any, Any]:
     with _explained(model):
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, revision=model.revision)
     templates.prepare(tokenizer, model)
-    quantization = None
+    loaded = load_weights(model, tokenizer)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return loaded, tokenizer
+
+
+def load_weights(model: Model, tokenizer: Any = None) -> Any:
+    """The model without a tokenizer of its own; one is needed only where the recipe trains rows of tokens."""
+    folder, quantization = model_folder(model), None
     if model.load_in_4bit:
         quantization = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -75,8 +83,6 @@ def load_model(model: Model) -> tuple[Any, Any]:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, revision=model.revision, dtype=dtype_of(model), quantization_config=quantization
         )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     if model.lora is not None:
         # Not peft's prepare_model_for_kbit_training: its copy of embeddings and head in float32 is 5 GB of an 8B model,
         # and what else it does TRL does too.
@@ -86,7 +92,7 @@ def load_model(model: Model) -> tuple[Any, Any]:
     if model.adapter is not None:
         set_peft_model_state_dict(loaded, load_file(Path(model.adapter) / ADAPTER))
     keep_gradients(loaded)
-    return loaded, tokenizer
+    return loaded
 
 
 def keep_gradients(model: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fate_trl import FateError, RecipeError, RunReader, Score, Trajectory, log_likelihoods
+from fate_trl import FateError, RecipeError, RunReader, Score, Trajectory, log_likelihoods, stable_hash
 
 fate_trl_api = 1
 
@@ -22,9 +22,8 @@ class LogRatio:
 
     Policies are named as `RUN` (its last accepted one), `RUN@2`, a folder of weights or a model's name. Of the run that
     scores, `base` is the model as the recipe names it, `start` the policy before round 1, after its warm start, and
-    `@2` that of a round. Each is loaded for a batch and given back after it; where scores are kept by trajectory, as
-    everywhere but in PFPO, it is not asked twice. Not applicable to what has no tokens of the policy (scripted and
-    served ones), and to what the model says before its warm start.
+    `@2` that of a round. Each is loaded for a batch and given back after it; nothing is asked about twice. It does not
+    apply to what has no tokens (of scripted and served policies), nor to what the model says before its warm start.
 
     Source: Self-Rewarding PPO, read on a published page; there the reward stands at a rollout's last token, as a row's
     does here. Ours: only the policy's own tokens of all turns count, and the bounds.
@@ -57,6 +56,7 @@ class LogRatio:
             raise RecipeError(f"log-ratio: both policies are {sft!r}; name the one before and the one after training.")
         self.sft, self.base, self.low, self.high, self.batch = sft, base, low, high, batch
         self._run: RunReader | None = None
+        self._known: dict[int, float] = {}
 
     def in_run(self, run: RunReader) -> None:
         """The run whose own policies may be named."""
@@ -76,12 +76,17 @@ class LogRatio:
         ]
 
     def ratios(self, trajectories: Sequence[Trajectory]) -> list[float]:
-        """The log-ratio of each, in nats."""
-        if not trajectories:
-            return []
+        """The log-ratio of each, in nats. The same tokens are not asked about twice."""
+        keys = [stable_hash(list(t.prompt_ids), list(t.completion_ids), list(t.policy_mask)) for t in trajectories]
+        new = {key: t for key, t in zip(keys, trajectories, strict=True) if key not in self._known}
+        if new:
+            self._known |= zip(new, self._asked(list(new.values())), strict=True)
+        return [self._known[key] for key in keys]
+
+    def _asked(self, trajectories: Sequence[Trajectory]) -> list[float]:
         sft, base = (log_likelihoods(name, trajectories, self._run, self.batch) for name in (self.sft, self.base))
         ratios = [after - before for after, before in zip(sft, base, strict=True)]
-        if not any(ratios):
+        if not any(ratios) and any(1 in trajectory.policy_mask for trajectory in trajectories):
             raise FateError(
                 f"log-ratio: {self.sft!r} and {self.base!r} are one policy. A run's start is its base unless it has a "
                 "warm_start; name a policy that was trained, as RUN@1."
@@ -90,8 +95,8 @@ class LogRatio:
 
     def _why_not(self, trajectory: Trajectory) -> str | None:
         """Why it does not apply; None where it does."""
-        if not any(trajectory.policy_mask):
-            return "it has no tokens of a policy"
+        if not (trajectory.prompt_ids or trajectory.completion_ids):
+            return "it has no tokens"
         if trajectory.stage == "eval-test-base" and "start" in (self.sft, self.base):
             return "the warm start is still to come"
         return None

@@ -10,9 +10,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
 
 def tiny_model(folder: Path, seed: int) -> str:
-    """A Llama with random weights and 16 tokens."""
+    """A Llama with random weights and as many tokens as the contract suite's trajectories take."""
     set_seed(seed)
-    size = {"vocab_size": 16, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    size = {"vocab_size": 1000, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
     LlamaForCausalLM(LlamaConfig(**size, num_attention_heads=2, num_key_value_heads=1)).save_pretrained(folder)
     return str(folder)
 
@@ -25,6 +25,7 @@ if __name__ == "__main__":
         "lagrangian": threshold,
         "cost-gate": threshold,
         "implicit-reward": models,
+        "log-ratio": {"sft": models["policy"], "base": models["reference"], "low": -100.0, "high": 100.0},
         "program": {"everywhere": True},
         "kl-by-kind": {"factors": {"attacked": 2.0}},
         "preference-vectors": {"eta": [0.1]},
