@@ -92,6 +92,14 @@ def methods_of(values: Json, names: Sequence[str]) -> dict[str, Method]:
     return found
 
 
+def on_model(values: Json, model: str) -> None:
+    """Take another model: a folder has the recipe's own weights; what is named by a hub id has its own template too."""
+    put(values, "model.path", model)
+    if not Path(model).is_dir():
+        for key in ("chat_template", "tool_parser", "train_tokens", "revision"):
+            values["model"].pop(key, None)
+
+
 def preference(values: Json) -> Json:
     """The preference stage: as many pairs, as often, as SFT has rows; one pair at a time, since it is two rows."""
     sft = values.get("sft") or {}
@@ -153,7 +161,7 @@ def say(tested: Measured) -> None:
 def asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="agentdojo-qwen2.5-coder-0.5b-cpu", help="full FATE")
-    parser.add_argument("--model", help="a hub id or a folder, in the place of the recipe's")
+    parser.add_argument("--model", help="a hub id, with its own chat template; or a folder with the recipe's weights")
     parser.add_argument("--methods", nargs="+", default=DEFAULT, help=f"default: {', '.join(DEFAULT)}")
     parser.add_argument("--seeds", type=numbers, default=[0, 1, 2], help="such as 0-2 or 0,3")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="for all methods")
@@ -206,7 +214,9 @@ def main() -> None:
     given = asked()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated; the same command goes on"))
     values = read_values(find_recipe(given.recipe))
-    for text in [*given.set, *([f"model.path={given.model}"] if given.model else [])]:
+    if given.model:
+        on_model(values, given.model)
+    for text in given.set:
         override(values, text)
     methods = methods_of(values, given.methods)
     plans = [plan_of(given, values, seed) for seed in given.seeds]

@@ -36,7 +36,7 @@ def smallest(values: Json) -> Recipe:
     made = recipe_of(copy.deepcopy(values), Method(METHODS[REFERENCE].what), 0, None)
     small = made.model_dump(mode="json")
     settings = {"rounds": 1, "rollout.tasks": EPISODES, "evaluation.tasks": 1, "evaluation.validation": 0}
-    settings |= {"evaluation.baselines": False}
+    settings |= {"evaluation.baselines": False, "evaluation.margin": None, "evaluation.keep": "last"}
     if made.repair is not None:
         settings |= {"repair.max_failures": 2, "repair.k": 1, "repair.accept": "random"}
     for stage in STAGES:

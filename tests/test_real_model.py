@@ -295,6 +295,15 @@ def test_methods_have_the_recipes_own_rates(shipped, tmp_path):
     assert METHODS["grpo-sum"].tuned, "which are left out here"
 
 
+def test_another_model_brings_its_own_template(tmp_path):
+    own = {"path": "owner/small", "chat_template": "chatml_json", "tool_parser": "json", "lora": {"r": 8}}
+    values = {**VALUES, "model": dict(own)}
+    real_model.on_model(values, str(tmp_path))
+    assert values["model"] == {**own, "path": str(tmp_path)}
+    real_model.on_model(values, "owner/large")
+    assert values["model"] == {"path": "owner/large", "lora": {"r": 8}}
+
+
 def test_an_unknown_method_is_named():
     with pytest.raises(SystemExit, match=r"no method 'prompts'.*prompt-only.*grpo-sum"):
         real_model.methods_of(VALUES, ["prompts"])
