@@ -18,8 +18,10 @@ LOGGED = ("loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "logp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["all weights", "adapter", "shared prompts", "a plugin's loss"])
+@pytest.mark.parametrize("how", ["all weights", "adapter", "shared prompts", "a plugin's loss", "own samples"])
 def test_two_processes_learn_from_pairs_as_one_does(tmp_path, how):
+    if how == "own samples":
+        pytest.importorskip("fate_trl_methods", reason="not installed: pip install plugins/fate-trl-methods")
     found = []
     for processes in (1, 2):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
@@ -41,9 +43,11 @@ def trained(folder: Path, how: str) -> dict[str, Any]:
     import tiny
     import torch
     from peft import LoraConfig, get_peft_model
+    from test_pair_facts import FULL
     from test_preference import LONG, PAIRS, Dpo
     from trl import DPOConfig
 
+    from fate_trl.plugins import load
     from fate_trl.train.preference import SETTINGS, PairTrainer, rows_of
     from fate_trl.train.prefix_sharing import share_training
 
@@ -69,9 +73,13 @@ def trained(folder: Path, how: str) -> dict[str, Any]:
         learning_rate=1e-3,
         per_device_train_batch_size=2 // processes,
     )
-    pairs = LONG if how == "shared prompts" else PAIRS
-    loss = Dpo() if how == "a plugin's loss" else None
-    trainer = PairTrainer(model, args, rows_of([*pairs, pairs[0]][:4], None), tokenizer, [], loss)
+    pairs = {"shared prompts": LONG, "own samples": FULL}.get(how, PAIRS)
+    loss: Any = None
+    if how == "a plugin's loss":
+        loss = Dpo()
+    elif how == "own samples":
+        loss = load("pair loss", "preferences/hypo", {"kl": 1.0})
+    trainer = PairTrainer(model, args, rows_of([*pairs, pairs[0]][:4], None, loss, tokenizer), tokenizer, [], loss)
     if how == "shared prompts":
         share_training(trainer, trainer.head_fields)
     trainer.train()

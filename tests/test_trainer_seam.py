@@ -18,6 +18,7 @@ from fate_trl.train.trainer import PFPOTrainer
     ("method", "parameters"),
     [
         ("_generate", ["self", "prompts"]),
+        ("_tokenize_prompts", ["self", "prompts"]),
         ("_calculate_rewards", ["self", "inputs", "prompts", "completions", "completion_ids_list"]),
         ("_generate_and_score_completions", ["self", "inputs"]),
         ("_get_train_sampler", ["self", "dataset"]),
@@ -29,6 +30,12 @@ from fate_trl.train.trainer import PFPOTrainer
 def test_signatures_of_the_methods_that_are_overridden(method, parameters):
     assert list(inspect.signature(getattr(GRPOTrainer, method)).parameters) == parameters
     assert list(inspect.signature(getattr(PFPOTrainer, method)).parameters) == parameters
+
+
+def test_a_turn_is_generated_from_tokens_and_what_goes_with_them():
+    """`prefix_trainer` and `greedy` pass the rest on; the first three say which rows are meant."""
+    told = list(inspect.signature(GRPOTrainer._generate_single_turn).parameters)
+    assert told[:5] == ["self", "prompt_ids", "images", "multimodal_fields", "num_generations"]
 
 
 def test_constructor_starts_as_trls_and_passes_the_rest_on():

@@ -222,6 +222,8 @@ class ParetoSelector(Protocol):
     - `whole_batch = True`: what a group gets depends on the others of its batch. `redraw_rounds` is then refused.
     - `orders = False`: within a group, a row that dominates another may get less, as where calls or tokens count too.
     - `reads_tokens = True`: `rows` has the tokens, for a component with a model of its own.
+    - `greedy_row = True`: in training the first row of each group is the policy's greedy answer, to compare with. It is
+      scored as the others are, and out for losses and callbacks, whatever it gets here.
     """
 
     def choose(

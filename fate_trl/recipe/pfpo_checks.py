@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import plugins
 from ..errors import RecipeError
-from .schema import Recipe
+from .schema import Recipe, generation
 from .trl_keys import trl_defaults
 
 OF_TRLS_LOSS = (
@@ -25,6 +25,7 @@ def check_pfpo(recipe: Recipe, loss: Any, callbacks: Sequence[Any], selector: An
     """Raises RecipeError where the recipe's policy loss or callbacks cannot work."""
     if recipe.pfpo is None:
         return
+    check_greedy(generation(recipe), selector, "pfpo.")
     given = {key: value for key, value in recipe.pfpo.trl.items() if value is not None}
     own = [key for key in OF_TRLS_LOSS if loss is not None and key in given]
     if own:
@@ -60,3 +61,15 @@ def check_setting(
                     f"{type(loss).__name__} compares the rows of a group, so a micro-batch holds whole groups: "
                     f"{where}{rows} is {size}, which is no multiple of {group} = {of}."
                 )
+
+
+def check_greedy(settings: Mapping[str, Any], selector: Any, where: str = "") -> None:
+    """Raises RecipeError where a selector compares with a greedy row, and the engine samples all rows alike."""
+    if not getattr(selector, "greedy_row", False):
+        return
+    for engine in ("use_vllm", "use_transformers_continuous_batching", "rollout_func"):
+        if settings.get(engine):
+            raise RecipeError(
+                f"{type(selector).__name__} compares with a greedy row of each group, and with {where}{engine} all "
+                f"rows are sampled alike: leave {engine} out, or take another selector."
+            )

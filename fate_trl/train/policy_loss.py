@@ -24,8 +24,8 @@ from ..errors import PluginError, RecipeError
 from ..hookspecs import PolicyBatch, takes_rows
 from ..ledger.components import metrics_of
 from ..recipe.pfpo_checks import OF_TRLS_LOSS, check_setting
+from .greedy import GreedyTrainer
 from .plugin_loss import scalar
-from .prefix_trainer import PrefixTrainer
 from .selection import Question
 
 REWARD, VALID = "fate_trl reward", "fate_trl valid"
@@ -43,7 +43,7 @@ def adapted(callback: Any) -> TrainerCallback:
     return out
 
 
-class LossTrainer(PrefixTrainer):
+class LossTrainer(GreedyTrainer):
     """What PFPOTrainer stands on.
 
     Attributes:
@@ -112,6 +112,7 @@ class LossTrainer(PrefixTrainer):
         """What losses and callbacks want to know of each row, (B,) over all processes."""
         if self.policy_loss is None and not any(hasattr(each, "watch") for each in self.components_told):
             return {}
+        question = self._of_the_sampled(question)
         valid_G_N = question.valid_G_N
         reward_G_N = np.where(valid_G_N, reward_B.reshape(valid_G_N.shape), np.nan)
         out = {REWARD: np.nan_to_num(reward_G_N), VALID: valid_G_N}

@@ -47,6 +47,13 @@ TOOL_THREADS = 8
 """Episodes whose tools run at a time (ours)."""
 
 
+class Greedy(list[int]):
+    """Tokens of a prompt after which the likeliest tokens follow; what is appended by `+` leaves it so."""
+
+    def __add__(self, more: list[int]) -> Greedy:  # type: ignore[override]
+        return Greedy(super().__add__(more))
+
+
 class Episodes(Protocol):
     """What rows do between their turns. Only the work that `ended` returns runs on another thread."""
 
@@ -123,7 +130,11 @@ class Sampling:
         # The inverse of the distribution function, at one number of each row's generator.
         heights_B_V = scores_B_V.softmax(dim=1).cumsum(dim=1, dtype=widest(scores_B_V.device))
         at_B_1 = uniform_B[:, None] * heights_B_V[:, -1:]
-        return torch.searchsorted(heights_B_V, at_B_1, right=True)[:, 0].clamp(max=scores_B_V.size(1) - 1).tolist()
+        drawn_B = torch.searchsorted(heights_B_V, at_B_1, right=True)[:, 0].clamp(max=scores_B_V.size(1) - 1)
+        if any(row.greedy for row in rows):
+            greedy_B = torch.tensor([row.greedy for row in rows], device=drawn_B.device)
+            drawn_B = torch.where(greedy_B, scores_B_V.argmax(dim=1), drawn_B)
+        return drawn_B.tolist()
 
 
 # ------------------------------------------------------------------------------------------------ rows
@@ -144,6 +155,7 @@ class Row:
     turn: int = 0
     work: Future[Any] | None = None
     over: bool = False
+    greedy: bool = False
 
     @property
     def decodes(self) -> bool:
@@ -183,7 +195,7 @@ class Rollouts:
         """Roll out one row per prompt, in eval or training mode, whichever the model is in.
 
         Args:
-            prompts: Token ids; equal ones are read once.
+            prompts: Token ids; equal ones are read once. `Greedy` ones are decoded so, others as `generation` says.
             seed: Decides what each row samples, by the row's number.
             episodes: What happens between turns; without, each row has one.
             weights: Anything equal as long as the model's weights are; otherwise what was read is forgotten.
@@ -192,6 +204,8 @@ class Rollouts:
             self.prefixes.clear()
         self._weights = weights
         rows = [self._row(number, tuple(ids), seed) for number, ids in enumerate(prompts)]
+        for row, ids in zip(rows, prompts, strict=True):
+            row.greedy = isinstance(ids, Greedy)
         with torch.no_grad(), ThreadPoolExecutor(TOOL_THREADS, "tools") as pool:
             _Run(self, rows, episodes or Alone(), pool).finish()
         self.prefixes.shrink()

@@ -1,4 +1,4 @@
-"""GRPOTrainer with shared prefixes, which policy_loss.py stands on; without `share_prefixes` all is TRL's, to the bit.
+"""GRPOTrainer with shared prefixes, which greedy.py stands on; without `share_prefixes` all is TRL's, to the bit.
 
 It overrides five methods of TRL's and copies none:
 

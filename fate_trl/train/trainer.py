@@ -1,5 +1,5 @@
-"""PFPOTrainer: GRPO on a Pareto reward. It and what it stands on (policy_loss.py, prefix_trainer.py) alone touch TRL's
-private methods.
+"""PFPOTrainer: GRPO on a Pareto reward. It and what it stands on (policy_loss.py, greedy.py, prefix_trainer.py)
+alone touch TRL's private methods.
 
 `PFPOTrainer` stands where `GRPOTrainer` stood; each reward function becomes an objective, and a verifier brings one
 objective per name that it scores. It overrides six methods of TRL's, copies none, and leaves their results alone:
@@ -385,6 +385,7 @@ class PFPOTrainer(LossTrainer):
         self._add_columns(out, step.columns, self.accelerator.process_index * len(inputs))
         if step.mode == "train":
             self._reshape(out)
+        self._leave_greedy_out(out)
         self._handle_overflow(step, out)
         return out
 

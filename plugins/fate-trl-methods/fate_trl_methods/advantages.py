@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from fate_trl import Component, hookimpl
 
+from .baselines import ReMax
 from .conditioning import PreferenceConditioned
 from .constraints import CostGate, IPOBarrier, Lagrangian, MaxMin
 from .groups import Adora, Aspo, Otc, Polychromic, Truncated
@@ -36,6 +37,7 @@ def fate_trl_selectors() -> list[Component]:
         Component("gd2po", GD2PO, "GDPO without rows whose objectives disagree"),
         Component("corr-grpo", CorrGRPO, "objectives summed by their correlations"),
         Component("saw", SAW, "objectives weighed by their coefficient of variation"),
+        Component("remax", ReMax, "ReMax: the reward less that of the policy's greedy answer"),
         Component("adora", Adora, "ADORA: groups whose failures teach little are weighed down"),
         Component("aspo", Aspo, "ASPO: successes that call a tool early get more"),
         Component("otc", Otc, "OTC: among successes, the fewer calls the better"),

@@ -121,6 +121,11 @@ class Advantages:
         """Objectives that its arguments name, and that it cannot do without."""
         return ()
 
+    @property
+    def greedy_row(self) -> bool:
+        """Whether it, or its base, compares with the policy's greedy answer, the first row of a group."""
+        return bool(getattr(self._base, "greedy_row", False))
+
     def choose(self, scores_K_M: np.ndarray, *, objectives: Sequence[str], rng: np.random.Generator) -> Choice | None:
         """The base's choice; that of `pareto-front` where there is no base."""
         if hasattr(self._chooser, "weights"):

@@ -99,6 +99,13 @@ ADVANTAGES = (
         "the order of scores is kept, small ones are spread",
     ),
     Row(
+        "advantages/remax",
+        "selector with a greedy row",
+        "ReMax: A Simple, Effective, and Efficient Reinforcement Learning Method for Aligning Large Language Models",
+        "exactly one row of each group is the greedy decode, and gets no gradient; the others get R less its R; a "
+        "constant added to all rewards changes nothing",
+    ),
+    Row(
         "advantages/adora",
         "selector that reads rows",
         "ADORA: Training Reasoning Models with Dynamic Advantage Estimation on Reinforcement Learning",
