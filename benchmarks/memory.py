@@ -9,6 +9,8 @@ that runs use:
 
 - *generate*: the last turn of a tool conversation, which reads nearly all of it at once and writes 16 tokens;
 - *sft*: two steps on rows of the full length;
+- *preference*: two steps on pairs of the full length, by TRL's loss or one of fate-trl-methods that asks for further
+  sides of each;
 - *pfpo*: two steps; the completions are made up, of the full length, so that this is training alone.
 """
 
@@ -40,7 +42,7 @@ from fate_trl.preflight import memory
 from fate_trl.recipe.loading import make_recipe
 from fate_trl.train import learner as torch_learner
 from fate_trl.train import templates
-from fate_trl.types import BufferRow, RolloutRequest
+from fate_trl.types import BufferRow, Pair, RolloutRequest
 
 GIB = 2**30
 LORA = {"r": 16}
@@ -60,6 +62,7 @@ def case(
     cap: int | None = None,
     trl: dict | None = None,
     shares: bool = False,
+    loss: str | None = None,
     **model,
 ):
     completion = WRITTEN if stage == "generate" else length // (8 if shares else 2)
@@ -72,6 +75,7 @@ def case(
         "completion": completion,
         "cap": cap,
         "trl": trl or {},
+        "loss": loss,
         "model": model,
     }
 
@@ -100,8 +104,18 @@ ON_CPU = {
     "QLoRA with checkpointing, sft": case(
         SMALL, "sft", 2, 768, trl=CHECKPOINTS, lora=LORA, load_in_4bit=True, dtype="bfloat16"
     ),
+    "LoRA, preference": case(SMALL, "preference", 2, 768, lora=LORA),
+    "LoRA, preference, one further side": case(SMALL, "preference", 2, 768, loss="preferences/hypo", lora=LORA),
+    "LoRA, preference, two further sides": case(SMALL, "preference", 2, 768, loss="preferences/srpo", lora=LORA),
     "shared, LoRA, generate": case(SMALL, "generate", 8, 768, shares=True, lora=LORA),
     "shared, LoRA, sft": case(SMALL, "sft", 2, 768, shares=True, lora=LORA),
+    "shared, LoRA, preference": case(SMALL, "preference", 2, 1536, shares=True, lora=LORA),
+    "shared, LoRA, preference, one further side": case(
+        SMALL, "preference", 2, 1536, shares=True, loss="preferences/hypo", lora=LORA
+    ),
+    "shared, LoRA, preference, two further sides": case(
+        SMALL, "preference", 2, 1536, shares=True, loss="preferences/srpo", lora=LORA
+    ),
     "shared, LoRA, pfpo": case(SMALL, "pfpo", 8, 960, shares=True, lora=LORA),
     "shared, LoRA with checkpointing, pfpo": case(SMALL, "pfpo", 8, 960, trl=CHECKPOINTS, shares=True, lora=LORA),
     "shared, all weights, pfpo": case(SMALL, "pfpo", 8, 960, shares=True),
@@ -129,6 +143,7 @@ def recipe_of(asked: dict[str, Any], gpu: bool) -> Any:
             "share_prefixes": asked["shares"],
             "rollout": {"chunk": asked["rows"], "max_completion_length": asked["completion"]},
             "sft": batch,
+            "preference": {**batch, "loss": asked["loss"]},
             "pfpo": {**batch, "gradient_accumulation_steps": 2, "num_generations": asked["rows"]},
         }
     )
@@ -148,7 +163,7 @@ def measured(asked: dict[str, Any], gpu: bool) -> dict[str, float]:
     )
     learner.tasks = list(suite.tasks("train", 0))
     start = time.perf_counter()
-    prompt = {"generate": generate, "sft": sft, "pfpo": pfpo}[asked["stage"]](learner, asked)
+    prompt = {"generate": generate, "sft": sft, "preference": preference, "pfpo": pfpo}[asked["stage"]](learner, asked)
     took = {"prompt": prompt, "seconds": time.perf_counter() - start}
     if gpu:
         free, total = torch.cuda.mem_get_info()
@@ -215,6 +230,23 @@ def sft(learner: Any, asked: dict[str, Any]) -> int:
     return prompt
 
 
+def preference(learner: Any, asked: dict[str, Any]) -> int:
+    """No two pairs begin alike; the sides of one do, and those behind the repair's prompt begin otherwise again."""
+    prompt, mask = asked["prompt"], (1,) * asked["completion"]
+    chosen, rejected, own, repair = ((token,) * len(mask) for token in (9, 8, 7, 6))
+    further: dict[str, Any] = {"own_ids": own, "own_mask": mask, "feedback": "the task was not done " * 10}
+    pairs = [
+        Pair(
+            *("workbench", "t", 1, (20 + n,) * prompt, chosen, mask, rejected, mask, 0.5, 0, 0),
+            repair_prompt_ids=(*repair, *(20 + n,) * (prompt - len(mask))),
+            **further,
+        )
+        for n in range(2 * asked["rows"])
+    ]
+    learner.preference(pairs, 0)
+    return prompt
+
+
 def pfpo(learner: Any, asked: dict[str, Any]) -> int:
     def turn(trainer: Any, prompt_ids: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
         return [torch.randint(300, 1000, (asked["completion"],)).tolist() for _ in prompt_ids], None
@@ -248,7 +280,7 @@ def estimated(asked: dict[str, Any], gpu: bool) -> memory.Need:
     lengths = memory.Lengths(asked["prompt"], asked["prompt"], asked["completion"])
     room = asked["cap"] * GIB if asked["cap"] else None
     needs = memory.estimate(recipe_of(asked, gpu), config_of(asked), lengths, gpu, room)
-    wanted = {"generate": "collect, repair, evaluate", "sft": "sft", "pfpo": "pfpo: train"}[asked["stage"]]
+    wanted = {"generate": "collect, repair, evaluate", "pfpo": "pfpo: train"}.get(asked["stage"], asked["stage"])
     return next(need for need in needs if need.stage == wanted)
 
 

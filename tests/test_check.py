@@ -190,6 +190,41 @@ def test_pairs_hold_a_reference_and_share_their_prompt():
     assert short.total < shared.total
 
 
+SIDES = """
+from fate_trl import Component, hookimpl
+class Asks:
+    def __init__(self, needs: list):
+        self.needs = tuple(needs)
+    def __call__(self, batch):
+        return 0 * batch.chosen.logps_B_T.sum()
+@hookimpl
+def fate_trl_pair_losses():
+    return [Component("asks", Asks, "asks for further sides of a pair")]
+"""
+
+
+@pytest.mark.parametrize("share", ["false", "true"])
+def test_further_sides_of_a_pair_are_counted(tmp_path, share):
+    """Each is held beside both sides until its backward, so the more a pair loss asks for, the more it takes."""
+    (tmp_path / "asks.py").write_text(SIDES)
+
+    def need(*facts, more=()):
+        loss = json.dumps({"name": str(tmp_path / "asks.py"), "args": {"needs": facts}})
+        return needs_of_pairs(
+            f"preference={{loss: {loss}, per_device_train_batch_size: 2}}", f"share_prefixes={share}", *more
+        )
+
+    none, prompts, own, repair, all_of_them = (
+        need(*facts) for facts in ((), ("prompts",), ("own",), ("repair_prompt",), ("own", "repair_prompt"))
+    )
+    assert "further sides" not in none.parts
+    assert none.total == prompts.total, "counts of tokens are small"
+    assert none.total < own.total < repair.total < all_of_them.total
+    assert {name: part for name, part in own.parts.items() if name != "further sides"} == none.parts
+    short = need("own", more=("preference.max_length=200",))
+    assert short.parts["further sides"] < own.parts["further sides"]
+
+
 @pytest.mark.parametrize("model", [{}, {"lora": {"r": 4}}, {"lora": {"r": 8, "target_modules": ["q_proj"]}}])
 def test_weights_are_counted_exactly(model):
     recipe = make_recipe({"suites": ["workbench"], "model": model})
@@ -230,7 +265,7 @@ def test_checkpointing_and_fewer_rows_need_less():
     recipe = make_recipe({"suites": ["workbench"], "model": {"lora": {}}})
     counted = memory._Counted(recipe, config, gpu=False)
     plain, fewer, short, saved = (
-        counted.training(trl, rows, length, length)["activations"]
+        counted.plain(trl, rows, length, length).parts["activations"]
         for trl, rows, length in (({}, 4, 128), ({}, 2, 128), ({}, 4, 64), ({"gradient_checkpointing": True}, 4, 128))
     )
     assert fewer == pytest.approx(plain / 2, rel=0.1)

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..recipe.schema import Recipe, generation, references_in
+from .. import plugins
+from ..recipe.schema import Preference, Recipe, generation, references_in
 from ..recipe.trl_keys import trl_defaults
 
 GIB = 2**30
@@ -35,6 +36,9 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 READ_TOKENS, PACK_TOKENS, PACK_CHUNK = 4096, 4096, 256
 """What train/prefix_rollouts.py reads at a time, and train/prefix_updates.py computes and scores."""
+
+FEEDBACK_TOKENS = 64
+"""Of what verifiers say of a failure (ours; not measured)."""
 
 _TILE_TOKENS, _TILE_WORDS = 4096, 32768
 _TILE_COPIES = 8
@@ -62,6 +66,23 @@ class Need:
         return sum(self.parts.values())
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """What one forward and its backward take, in bytes.
+
+    Attributes:
+        held: From the end of the forward on, until its backward.
+        parts: At its peak, part by part.
+    """
+
+    held: int
+    parts: dict[str, int]
+
+    @property
+    def peak(self) -> int:
+        return sum(self.parts.values())
+
+
 def estimate(recipe: Recipe, config: Any, lengths: Lengths, gpu: bool, device_memory: float | None) -> list[Need]:
     """What the stages of a recipe need.
 
@@ -78,7 +99,7 @@ def estimate(recipe: Recipe, config: Any, lengths: Lengths, gpu: bool, device_me
         if settings is not None:
             needs.append(_supervised(stage, settings.trl, model, lengths))
     if recipe.preference is not None:
-        needs.append(_preference(recipe.preference.trl, model, lengths))
+        needs.append(_preference(recipe.preference, model, lengths))
     if recipe.pfpo is not None:
         needs += _pfpo(recipe, model, lengths, device_memory)
     return needs
@@ -101,22 +122,44 @@ def _supervised(stage: str, trl: Mapping[str, Any], model: _Counted, lengths: Le
     rows = {**trl_defaults("sft_config"), **trl}["per_device_train_batch_size"]
     if model.shares:  # at worst no row begins as another does
         completion = min(lengths.completion, length)
-        return Need(stage, {**model.held(), **model.packed(trl, rows, 1, length - completion, completion)})
-    return Need(stage, {**model.held(), **model.training(trl, rows, length, min(lengths.completion, length))})
-
-
-def _preference(trl: Mapping[str, Any], model: _Counted, lengths: Lengths) -> Need:
-    """Both sides of a pair go through the model at once, their prompt once where prefixes are shared; the reference is
-    there, a copy of the adapter or of a full model, and its pass is over by then."""
-    length = lengths.prompt + lengths.completion
-    length = min(length, trl.get("max_length") or length)
-    rows = 2 * {**trl_defaults("dpo_config"), **trl}["per_device_train_batch_size"]
-    if model.shares:
-        prompt = min(lengths.prompt, length)
-        parts = model.packed(trl, rows, 2, prompt, length - prompt)
+        needed = model.packed(trl, rows, 1, length - completion, completion)
     else:
-        parts = model.training(trl, rows, length, min(lengths.completion, length))
-    return Need("preference", {**model.held(), **model.reference("preference", 1.0), **parts})
+        needed = model.plain(trl, rows, length, min(lengths.completion, length))
+    return Need(stage, {**model.held(), **model.step(trl, needed)})
+
+
+def _preference(settings: Preference, model: _Counted, lengths: Lengths) -> Need:
+    """Both sides of a pair go through the model at once, their prompt once where prefixes are shared, and then what the
+    pair loss asks for beside them; the reference is there, a copy of the adapter or of a full model, and its pass is
+    over by then."""
+    trl, longest = settings.trl, settings.trl.get("max_length")
+    pairs = {**trl_defaults("dpo_config"), **trl}["per_device_train_batch_size"]
+
+    def forward(sides: int, before: int, after: int, shared: int) -> _Pass:
+        length = min(before + after, longest or before + after)
+        before = min(before, length)
+        if model.shares:
+            return model.packed(trl, sides * pairs, shared, before, length - before)
+        return model.plain(trl, sides * pairs, length, min(after, length))
+
+    passes = [forward(2, lengths.prompt, lengths.completion, 2)]
+    if further := _further(settings, lengths):
+        before, after = (max(sizes) for sizes in zip(*further.values(), strict=True))
+        passes.append(forward(len(further), before, after, 2 if "repaired" in further else 1))
+    return Need("preference", {**model.held(), **model.reference("preference", 1.0), **model.step(trl, *passes)})
+
+
+def _further(settings: Preference, lengths: Lengths) -> dict[str, tuple[int, int]]:
+    """The further sequences of a pair that the pair loss asks for: tokens before each, and its own."""
+    from ..train.pair_facts import sequences_of
+
+    if settings.loss is None:
+        return {}
+    repair, plain = (lengths.longest_prompt, lengths.completion), (lengths.prompt, lengths.completion)
+    said = (sum(plain), FEEDBACK_TOKENS)
+    sizes = {"repaired": repair, "failed": repair, "rationale": said, "own": plain}
+    loss = plugins.load("pair loss", settings.loss.name, settings.loss.args)
+    return {name: sizes[name] for name in sequences_of(loss)}
 
 
 def _pfpo(recipe: Recipe, model: _Counted, lengths: Lengths, device_memory: float | None) -> list[Need]:
@@ -130,20 +173,13 @@ def _pfpo(recipe: Recipe, model: _Counted, lengths: Lengths, device_memory: floa
     generated = settings["generation_batch_size"] or rows * steps
     held = {**model.held(), **model.reference("pfpo", settings["beta"])}
     before = {**held, **model.optimiser(trl)}  # of the steps before this generation
+    if model.shares:
+        needed = model.packed(trl, rows, group, prompt, lengths.completion)
+    else:
+        needed = model.plain(trl, rows, prompt + lengths.completion, lengths.completion)
     return [
         Need("pfpo: generate", model.generating(before, generated, prompt + lengths.completion, keys, device_memory)),
-        Need(
-            "pfpo: train",
-            {
-                **held,
-                **(
-                    model.packed(trl, rows, group, prompt, lengths.completion)
-                    if model.shares
-                    else model.training(trl, rows, prompt + lengths.completion, lengths.completion)
-                ),
-                **_engine(keys, device_memory),
-            },
-        ),
+        Need("pfpo: train", {**held, **model.step(trl, needed), **_engine(keys, device_memory)}),
     ]
 
 
@@ -225,11 +261,20 @@ class _Counted:
             size = 0
         return {"optimiser": size}
 
-    def training(self, trl: Mapping[str, Any], rows: int, length: int, scored: int) -> dict[str, int]:
-        """Gradients, optimiser, activations and the head's tile for a step of `rows` × `length` tokens."""
+    @property
+    def gradients(self) -> int:
+        return int(sum(self.trained) * self.trained_bytes)
+
+    def step(self, trl: Mapping[str, Any], first: _Pass, further: _Pass | None = None) -> dict[str, int]:
+        """Gradients, optimiser, and a pass; a further one of the same step is gone back through first, while what the
+        first one holds is there."""
+        parts = {"gradients": self.gradients, **self.optimiser(trl), **first.parts}
+        return parts if further is None else {**parts, "further sides": max(0, first.held + further.peak - first.peak)}
+
+    def plain(self, trl: Mapping[str, Any], rows: int, length: int, scored: int) -> _Pass:
+        """Activations and the head's tile for `rows` × `length` tokens."""
         checkpointing = trl.get("gradient_checkpointing", self.gpu)
         kept, peak = self._play(rows, length, train=True, checkpointing=checkpointing)
-        gradients = sum(self.trained) * self.trained_bytes
         hidden = self.text.hidden_size
         if self.gpu:
             tokens = rows * scored
@@ -238,18 +283,14 @@ class _Counted:
             tokens = rows * length
             tile = min(tokens, _TILE_TOKENS) * min(self.text.vocab_size, _TILE_WORDS) * 4
             head = _TILE_COPIES * tile + tokens * hidden * 4
-        activations = max(peak - gradients, kept)
-        return {
-            "gradients": gradients,
-            **self.optimiser(trl),
-            "activations": activations,
-            "head": max(0, kept + head - activations),
-        }
+        activations = max(peak - self.gradients, kept)
+        return _Pass(kept, {"activations": activations, "head": max(0, kept + head - activations)})
 
-    def packed(self, trl: Mapping[str, Any], rows: int, group: int, prompt: int, completion: int) -> dict[str, int]:
-        """`training`, where the rows of a group share its prompt: a call of the model has at most `pack_tokens`.
+    def packed(self, trl: Mapping[str, Any], rows: int, group: int, prompt: int, completion: int) -> _Pass:
+        """`plain`, where the rows of a group share its prompt: a call of the model has at most `pack_tokens`.
 
-        A group is one sequence, if it is no longer than that; several are a call's batch.
+        A group is one sequence, if it is no longer than that; several are a call's batch. Of several calls each is
+        computed again in its backward, so none holds anything until then.
         """
         budget = trl.get("pack_tokens", PACK_TOKENS)
         length = max(prompt + completion, min(prompt + min(rows, group) * completion, budget))
@@ -257,21 +298,17 @@ class _Counted:
         scored = groups * max(completion, length - prompt)
         checkpointing = trl.get("gradient_checkpointing", self.gpu)
         kept, peak = self._play(groups, length, train=True, checkpointing=checkpointing)
-        gradients = sum(self.trained) * self.trained_bytes
         if self.gpu:
             head = min(scored, _TILE_TOKENS) * _TILE_WORDS * 2 + scored * self.text.hidden_size * 6
             mask = groups * length**2
         else:  # the logits and their gradient, and a chunk of distributions
             head = (2 * scored + 4 * min(scored, PACK_CHUNK)) * self.text.vocab_size * 4
             mask = 2 * groups * length**2 * self.dtype.itemsize
-        activations = max(peak - gradients, kept)
-        return {
-            "gradients": gradients,
-            **self.optimiser(trl),
-            "activations": activations,
-            "mask": mask,
-            "head": max(0, kept + head - activations),
-        }
+        activations = max(peak - self.gradients, kept)
+        several = -(-rows // group) * (prompt + min(rows, group) * completion) > groups * length
+        logits = 0 if self.gpu else scored * self.text.vocab_size * 4
+        parts = {"activations": activations, "mask": mask, "head": max(0, kept + head - activations)}
+        return _Pass(0 if several else kept + mask + logits, parts)
 
     def generating(
         self, held: Mapping[str, int], rows: int, length: int, keys: Mapping[str, Any], device_memory: float | None
