@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from fate_trl import metrics
@@ -19,6 +21,10 @@ from fate_trl.recipe.checks import check
 from fate_trl.recipe.loading import load_recipe
 from fate_trl.report import extending
 from fate_trl.report.front import front, members, wish_of
+from fate_trl.suites.workbench import POLICIES
+from fate_trl.train.build import build
+
+torch.set_num_threads(1)
 
 OBJECTIVES = ("security", "utility", "over_refusal", "trajectory_control")
 NAN = float("nan")
@@ -390,3 +396,52 @@ def test_a_run_that_only_evaluates_is_not_extended(scripted_copy, tmp_path):
     recipe.write_text(recipe.read_text().replace("\nrounds: 2", "\nrounds: 0"))
     with pytest.raises(RecipeError, match=r"@2: its recipe only evaluates \(rounds: 0\)"):
         fate("front", scripted_copy, "--extend", 1, "-o", tmp_path / "next")
+
+
+TINY = ["rounds=1", "rollout.tasks=12", "rollout.chunk=12", "repair.k=2", "sft.num_train_epochs=1", "pfpo.max_steps=2"]
+TINY += ["pfpo.per_device_train_batch_size=8", "pfpo.num_generations=4", "evaluation.tasks=9"]
+TINY += ["evaluation.validation=12", "evaluation.baselines=false", "evaluation.tolerance=1"]
+
+
+def trained(recipe):
+    """The run of a recipe, on torch."""
+    run = RunDirectory(recipe.output_dir)
+    run.write_text("recipe.yaml", recipe.dump())
+    build(recipe, run, components=check(recipe))()
+    return run
+
+
+def weights_in(folder):
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("barrier", [True, False], ids=["ipo-barrier", "constraint"])
+def test_an_extension_trains_and_stands_in_the_next_front(tmp_path, monkeypatch, barrier):
+    if barrier:
+        pytest.importorskip("fate_trl_methods")
+    else:
+        monkeypatch.setattr(extending, "installed", dict)
+    runs = [
+        trained(load_recipe("quickstart", [*TINY, f"selector={selector}", f"output_dir={tmp_path / selector}"])).path
+        for selector in ("pareto-front", "weighted-sum")
+    ]
+    found = json.loads(fate("front", *runs, "--extend", 1, "-o", tmp_path / "next", "--json"))
+    assert len(found["policies"]) == 4
+    assert [one["objective"] for one in found["extensions"]] == found["objectives"]
+    extension = next(one for one in found["extensions"] if one["objective"] == "utility")
+    recipe = load_recipe(extension["recipe"])
+    start = Path(recipe.model.path) if "/" in recipe.model.path else None
+    assert (start is None) == extension["policy"].endswith("@0"), "round 0 is the model as given"
+    run = trained(recipe)
+    stages = run.stages(1)
+    assert (stages["pfpo"]["steps"], stages["accept"]["accepted"]) == (2, True)
+    before, after = weights_in(start or POLICIES["workbench"]), weights_in(run.path / "rounds/01/policy")
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before), "it went on from there"
+    again = json.loads(fate("front", *runs, run.path, "--json"))
+    assert [row["policy"] for row in again["policies"]][-2:] == [f"{run.path}@0", f"{run.path}@1"]
+    assert again["left_out"] == []
+    rows = [[row["validation"][name]["value"] for name in again["objectives"]] for row in again["policies"]]
+    assert [n for n, row in enumerate(again["policies"]) if row["on_front"]] == brute_force(rows)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from fate_trl.errors import FateError, RecipeError
 from fate_trl.process.stop import Stop, Stopped
@@ -132,10 +133,10 @@ PLAYBACK = Path(__file__).parent / "playback.py"
 LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 
-def command(folder, several, *more):
+def command(folder, several, *more, changes=None):
     file = folder / "recipe.json"  # JSON is YAML
     file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps({**RECIPE, "output_dir": str(folder / "run")}))
+    file.write_text(json.dumps({**RECIPE, **(changes or {}), "output_dir": str(folder / "run")}))
     launcher = LAUNCHER if several else []
     return [sys.executable, *launcher, str(PLAYBACK), "run", *(more or (str(file),))]
 
@@ -211,3 +212,58 @@ def test_what_goes_wrong_ends_both(tmp_path):
     ran = subprocess.run(asked, env=ENVIRONMENT, capture_output=True, text=True, timeout=800)
     assert ran.returncode != 0
     assert ran.stderr.count("error:") == 1
+
+
+SOUP = {"name": "soup", "args": {"weights": [2, 1]}}
+KNAPSACK = {"name": "control/knapsack", "args": {"value": "success"}}
+STEERED = {
+    "merge": SOUP,
+    "rollout": {**RECIPE["rollout"], "budget": KNAPSACK},
+    "repair": {**RECIPE["repair"], "budget": {**KNAPSACK, "low": 1}},
+    "preference": {"reference": SOUP, "max_steps": 2, "per_device_train_batch_size": 2},
+    "pfpo": {
+        **RECIPE["pfpo"],
+        "learning_rate": 1e-4,
+        "beta": 0.05,
+        "reference": SOUP,
+        "budget": KNAPSACK,
+        "callbacks": ["control/kl-pid"],
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("lora", [None, {"r": 4}], ids=["all weights", "adapter"])
+def test_two_processes_merge_share_out_and_steer_as_one_does(tmp_path, lora):
+    """With a merge after each round, references by a merge, budgets that learn, and a callback that sets beta."""
+    pytest.importorskip("fate_trl_methods", reason="not installed: pip install plugins/fate-trl-methods")
+    changes = {**STEERED, "model": {**RECIPE["model"], "lora": lora}}
+    folders = [tmp_path / name for name in ("one", "two")]
+    half = [*HALF, "--set", "preference.per_device_train_batch_size=1"]
+    for folder, several in zip(folders, (False, True), strict=True):
+        asked = [*command(folder, several, changes=changes), *(half if several else ())]
+        subprocess.run(asked, check=True, env=ENVIRONMENT, capture_output=True)
+    one, two = (rounded(records(folder / "run")) for folder in folders)
+    assert one == two
+    stages = {record["stage"]: record for record in one["rounds/02/stages.jsonl"]}
+    assert stages["merge"]["policies"] == 3
+    for stage in ("preference", "pfpo"):
+        assert stages[stage]["reference"]["coefficients"] == pytest.approx([2 / 3, 1 / 3, 0])
+    assert stages["pfpo"]["budget"]["tries"] == stages["pfpo"]["prompts"]
+    assert stages["collect"]["budget"]["tries"] == stages["collect"]["trajectories"]
+    assert stages["repair"]["budget"]["least"] >= 1
+    name = "adapter_model.safetensors" if lora else "model.safetensors"
+    for place in ("01/trained", "02/policy"):
+        here, there = (load_file(folder / "run/rounds" / place / name) for folder in folders)
+        gaps = [float((here[key] - there[key]).abs().max()) for key in here]
+        assert max(gaps) < 1e-3
+
+
+def rounded(value):
+    """The same with numbers to four digits: what two processes add up in another order."""
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
