@@ -50,10 +50,11 @@ from trl.trainer import grpo_trainer
 from fate_trl import plugins
 from fate_trl.suites.episodes import environment_factories
 from fate_trl.suites.workbench import POLICIES
-from fate_trl.train import gguf, prefix_episodes
+from fate_trl.train import gguf
 from fate_trl.train.config import PFPOConfig
 from fate_trl.train.preference import SETTINGS, PairTrainer, rows_of
-from fate_trl.train.prefix_sharing import share_training
+from fate_trl.train.prefix import episodes
+from fate_trl.train.prefix.sharing import share_training
 from fate_trl.train.rows import request_dataset, request_row
 from fate_trl.train.trainer import PFPOTrainer
 from fate_trl.types import Pair, RolloutRequest
@@ -179,12 +180,12 @@ def parsed() -> Iterator[None]:
         call = {"type": "function", "function": {"name": name, "arguments": {}}}
         return {"role": "assistant", "content": "", "tool_calls": [call]}
 
-    kept = grpo_trainer.parse_response, prefix_episodes.parse_response
-    grpo_trainer.parse_response = prefix_episodes.parse_response = parse
+    kept = grpo_trainer.parse_response, episodes.parse_response
+    grpo_trainer.parse_response = episodes.parse_response = parse
     try:
         yield
     finally:
-        grpo_trainer.parse_response, prefix_episodes.parse_response = kept
+        grpo_trainer.parse_response, episodes.parse_response = kept
 
 
 def rollouts(shape: dict[str, Any], device: str, pairs: int) -> dict[str, Any]:

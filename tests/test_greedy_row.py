@@ -15,7 +15,7 @@ from fate_trl.recipe.loading import make_recipe
 from fate_trl.suites.episodes import environment_factories
 from fate_trl.train import learner as torch_learner
 from fate_trl.train.config import PFPOConfig
-from fate_trl.train.prefix_rollouts import Greedy
+from fate_trl.train.prefix.rollouts import Greedy
 from fate_trl.train.rows import request_dataset
 from fate_trl.train.trainer import PFPOTrainer
 from fate_trl.verify.scoring import Security, Utility

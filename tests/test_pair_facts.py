@@ -22,7 +22,7 @@ from fate_trl.recipe.loading import make_recipe
 from fate_trl.train import learner as torch_learner
 from fate_trl.train.pair_facts import fault_turn, key_of, prompt_counts
 from fate_trl.train.preference import SETTINGS, PairTrainer, rows_of, tokens_in
-from fate_trl.train.prefix_sharing import share_training
+from fate_trl.train.prefix.sharing import share_training
 from fate_trl.types import Score, ScoreCard
 
 torch.set_num_threads(1)

@@ -36,9 +36,9 @@ from fate_trl.report.reading import Run
 from fate_trl.report.summary import summarise
 from fate_trl.suites.scripted import ScriptedLearner
 from fate_trl.train import learner as torch_learner
-from fate_trl.train import prefix_support
 from fate_trl.train.preference import SETTINGS, PairCollator, PairTrainer, dropout_kept, rows_of, summary_of
-from fate_trl.train.prefix_sharing import share_training
+from fate_trl.train.prefix import support
+from fate_trl.train.prefix.sharing import share_training
 from fate_trl.types import Failure, Pair, Repair, Score, ScoreCard, Task, Trajectory
 
 torch.set_num_threads(1)
@@ -298,8 +298,8 @@ def sharing(made):
 
 
 def test_a_model_that_cannot_share_learns_trls_way_and_says_so_once(folder, caplog, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(prefix_support, "of_trainer", lambda trainer: "its layers look back three tokens")
-    monkeypatch.setattr(prefix_support, "_said", set())
+    monkeypatch.setattr(support, "of_trainer", lambda trainer: "its layers look back three tokens")
+    monkeypatch.setattr(support, "_said", set())
     made = sharing(learner(folder, preference=KEYS))
     first, _ = made.preference(LONG, 3), made.preference(LONG, 4)
     assert caplog.text.count("Training runs as TRL does it, prefixes are not shared: its layers look back") == 1

@@ -49,7 +49,7 @@ def trained(folder: Path, how: str) -> dict[str, Any]:
 
     from fate_trl.plugins import load
     from fate_trl.train.preference import SETTINGS, PairTrainer, rows_of
-    from fate_trl.train.prefix_sharing import share_training
+    from fate_trl.train.prefix.sharing import share_training
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

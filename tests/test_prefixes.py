@@ -42,14 +42,14 @@ from fate_trl.ledger.reading import RunReader
 from fate_trl.ledger.writing import RunDirectory
 from fate_trl.recipe.loading import make_recipe
 from fate_trl.suites.episodes import environment_factories
-from fate_trl.train import prefix_support, prefix_updates
 from fate_trl.train.batches import whole_groups
 from fate_trl.train.build import build
 from fate_trl.train.config import PFPOConfig
-from fate_trl.train.prefix_cache import Prefix, Prefixes, levels, shared
-from fate_trl.train.prefix_rollouts import Rollouts
-from fate_trl.train.prefix_sharing import share_training
-from fate_trl.train.prefix_updates import share_updates
+from fate_trl.train.prefix import support, updates
+from fate_trl.train.prefix.cache import Prefix, Prefixes, levels, shared
+from fate_trl.train.prefix.rollouts import Rollouts
+from fate_trl.train.prefix.sharing import share_training
+from fate_trl.train.prefix.updates import share_updates
 from fate_trl.train.rows import request_dataset
 from fate_trl.train.trainer import PFPOTrainer
 
@@ -131,7 +131,7 @@ def said(rows):
 @pytest.mark.parametrize("cache_gb", [1.0, 2e-4, 1e-9], ids=["all rows", "some rows", "one row"])
 def test_greedy_rollouts_say_what_generate_says(name, cache_gb):
     model = model_of(ARCHITECTURES[name]).double()  # a tie must not be decided by rounding
-    assert prefix_support.of_config(model.config) == prefix_support.of_trial(model) == ""
+    assert support.of_config(model.config) == support.of_trial(model) == ""
     prompts = prompts_of(name)
     rollouts = Rollouts(model, greedy(), [1], cache_gb)
     assert said(rollouts.run(prompts, 0)) == generated(model, prompts, greedy())
@@ -141,14 +141,14 @@ def test_greedy_rollouts_say_what_generate_says(name, cache_gb):
 
 @pytest.mark.parametrize("name", WINDOWED)
 def test_windows_and_recurrent_layers_are_refused(name):
-    assert "layers without a full cache" in prefix_support.of_config(model_of(WINDOWED[name]).config)
+    assert "layers without a full cache" in support.of_config(model_of(WINDOWED[name]).config)
 
 
 def test_a_trial_finds_positions_that_count_from_the_padding():
     config = GPT2Config(vocab_size=60, n_positions=64, n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=1)
     model = GPT2LMHeadModel(config).eval()
-    assert prefix_support.of_config(config) == ""
-    assert "answers otherwise" in prefix_support.of_trial(model)
+    assert support.of_config(config) == ""
+    assert "answers otherwise" in support.of_trial(model)
 
 
 def test_each_prefix_is_read_once_and_none_outlives_the_weights():
@@ -317,7 +317,7 @@ def test_training_counts_and_logs_as_before(tmp_path):
 
 @pytest.mark.parametrize("name", WINDOWED)
 def test_models_that_cannot_share_train_trls_way_and_say_why(tmp_path, caplog, name, monkeypatch):
-    monkeypatch.setattr(prefix_support, "_said", set())
+    monkeypatch.setattr(support, "_said", set())
     tokenizer = tiny.make_tokenizer()
     model = model_of(WINDOWED[name], vocab_size=len(tokenizer), initializer_range=0.02)
     rows = Dataset.from_list([{"prompt": [{"role": "user", "content": "pay alice"}]}] * 4)
@@ -343,7 +343,7 @@ def test_numbers_out_of_range_are_refused(tmp_path, wrong):
 
 
 def test_generation_settings_that_only_generate_knows_leave_rollouts_to_it(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(prefix_support, "_said", set())
+    monkeypatch.setattr(support, "_said", set())
     trainer, tasks = make(tmp_path, share_prefixes=True, generation_kwargs={"num_beams": 2})
     assert not trainer.sharing.generates
     assert "num_beams" in caplog.text
@@ -394,7 +394,7 @@ def test_packed_updates_equal_plain_ones(seed, budget, fused, monkeypatch):
         if packed:
             share_updates(model, temperature=0.7, budget=budget, entropy_gradient=True)
             if fused:
-                monkeypatch.setattr(prefix_updates, "_head", lambda *_: prefix_updates._fused)
+                monkeypatch.setattr(updates, "_head", lambda *_: updates._fused)
                 share_updates(model, budget=budget)
         whole = model
         if lora:
@@ -425,7 +425,7 @@ def test_a_trial_leaves_gradients_of_4_bit_weights():
         embedded.grad = None
         model(input_ids=torch.tensor([[3, 4, 5]])).logits.sum().backward()
         found.append(embedded.grad)
-        assert prefix_support.of_trial(model) == ""  # in eval mode
+        assert support.of_trial(model) == ""  # in eval mode
     torch.testing.assert_close(*found)
 
 
@@ -433,7 +433,7 @@ def test_a_group_costs_its_prompt_once():
     prompt, rng = list(range(2, 42)), random.Random(0)
     rows = [prompt + [rng.randrange(2, 60) for _ in range(6)] for _ in range(8)]
     wanted = [range(40, 46)] * 8
-    packs = prefix_updates.packs_of(rows, [list(w) for w in wanted], hidden=32, budget=4096)
+    packs = updates.packs_of(rows, [list(w) for w in wanted], hidden=32, budget=4096)
     assert len(packs) == 1
     assert len(packs[0]) <= 40 + 8 * 6 + 8, "and a copy of its last token for each further first one"
 

@@ -413,7 +413,7 @@ def test_no_float64_on_the_device(tmp_path, selector):
 def test_no_double_in_front_of_cpu_anywhere():
     """Over all of train/ and choose/: float64 tensors are made of what is on the CPU, or by `batches.widest`."""
     found = []
-    on_the_cpu = ("batches.py", "widest"), ("prefix_rollouts.py", "_row")
+    on_the_cpu = ("batches.py", "widest"), ("rollouts.py", "_row")
     for room in ("train", "choose"):
         for path in sorted((Path(fate_trl.__file__).parent / room).rglob("*.py")):
             tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -33,7 +33,7 @@ def test_signatures_of_the_methods_that_are_overridden(method, parameters):
 
 
 def test_a_turn_is_generated_from_tokens_and_what_goes_with_them():
-    """`prefix_trainer` and `greedy` pass the rest on; the first three say which rows are meant."""
+    """prefix/trainer.py and greedy.py pass the rest on; the first three say which rows are meant."""
     told = list(inspect.signature(GRPOTrainer._generate_single_turn).parameters)
     assert told[:5] == ["self", "prompt_ids", "images", "multimodal_fields", "num_generations"]
 

@@ -35,7 +35,7 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes of a weight in 4 bits, doubly quantised: half, a byte per 64 for the scale, a float32 per 256 of those."""
 
 READ_TOKENS, PACK_TOKENS, PACK_CHUNK = 4096, 4096, 256
-"""What train/prefix_rollouts.py reads at a time, and train/prefix_updates.py computes and scores."""
+"""What train/prefix/rollouts.py reads at a time, and train/prefix/updates.py computes and scores."""
 
 FEEDBACK_TOKENS = 64
 """Of what verifiers say of a failure (ours; not measured)."""
@@ -197,7 +197,7 @@ class _Counted:
     def __init__(self, recipe: Recipe, config: Any, gpu: bool):
         import torch
 
-        from ..train.prefix_support import of_config
+        from ..train.prefix.support import of_config
 
         self.recipe, self.gpu = recipe, gpu
         name = recipe.model.dtype

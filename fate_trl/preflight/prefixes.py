@@ -14,7 +14,7 @@ def prefix_findings(subject: Subject) -> Iterator[Finding]:
     recipe = subject.recipe
     if not recipe.share_prefixes:
         return
-    from ..train.prefix_support import of_config
+    from ..train.prefix.support import of_config
 
     reason = of_config(subject.config)
     keys = recipe.rollout.trl

@@ -7,7 +7,7 @@ It overrides two methods of TRL's and copies none:
 
 - `_tokenize_prompts` marks the prompts of these rows; the mark stays on what TRL appends to them between turns.
 - `_generate_single_turn` generates for the marked rows by themselves, greedily. Rollouts that share prefixes go by the
-  marks (`prefix_rollouts`).
+  marks (prefix/rollouts.py).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import torch
 from ..errors import RecipeError
 from ..recipe.pfpo_checks import check_greedy
 from . import batches
-from .prefix_rollouts import Greedy
-from .prefix_trainer import PrefixTrainer
+from .prefix.rollouts import Greedy
+from .prefix.trainer import PrefixTrainer
 from .selection import Question
 from .step import Step
 

@@ -44,7 +44,7 @@ from .logs import number
 from .merging import merge_weights
 from .models import load_model, take_weights
 from .pair_facts import check_pairs
-from .prefix_sharing import share_training
+from .prefix.sharing import share_training
 from .processor import give_memory_back
 from .reference import set_reference
 from .rows import request_dataset

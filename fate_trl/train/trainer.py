@@ -1,4 +1,4 @@
-"""PFPOTrainer: GRPO on a Pareto reward. It and what it stands on (policy_loss.py, greedy.py, prefix_trainer.py)
+"""PFPOTrainer: GRPO on a Pareto reward. It and what it stands on (policy_loss.py, greedy.py, prefix/trainer.py)
 alone touch TRL's private methods.
 
 `PFPOTrainer` stands where `GRPOTrainer` stood; each reward function becomes an objective, and a verifier brings one

@@ -19,8 +19,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from trl.trainer.utils import FusedCausalLMOutput
 
-from . import prefix_attention  # noqa: F401  it registers the attention that takes `causal_head`
-from .prefix_cache import additive_or_boolean, shared
+from . import attention  # noqa: F401  it registers the attention that takes `causal_head`
+from .cache import additive_or_boolean, shared
 
 BUDGET = 4096
 """Tokens of one call of the model (ours)."""

@@ -12,10 +12,10 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from . import prefix_attention  # noqa: F401  it registers the attention that takes `causal_head`
-from .models import keep_gradients
-from .prefix_cache import additive_or_boolean
-from .prefix_rollouts import Sampling
+from ..models import keep_gradients
+from . import attention  # noqa: F401  it registers the attention that takes `causal_head`
+from .cache import additive_or_boolean
+from .rollouts import Sampling
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +40,9 @@ def of_config(config: Any) -> str:
         return f"{config.model_type} takes more than text"
     if getattr(config, "is_encoder_decoder", False):
         return f"{config.model_type} has an encoder"
-    attention = getattr(config, "_attn_implementation", None) or "sdpa"
-    if attention not in ("sdpa", "eager"):
-        return f"the attention {attention!r} takes no mask of its own; leave attn_implementation out"
+    implementation = getattr(config, "_attn_implementation", None) or "sdpa"
+    if implementation not in ("sdpa", "eager"):
+        return f"the attention {implementation!r} takes no mask of its own; leave attn_implementation out"
     kinds = {type(layer) for layer in DynamicCache(config=config).layers} - {DynamicLayer}
     if kinds:
         names = {name for name in getattr(config, "layer_types", None) or () if name != "full_attention"}

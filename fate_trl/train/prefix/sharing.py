@@ -1,4 +1,4 @@
-"""A trainer's shared prefixes: its rollouts (`prefix_rollouts`), its updates (`prefix_updates`), or neither and why."""
+"""A trainer's shared prefixes: its rollouts (rollouts.py), its updates (updates.py), or neither and why."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from trl.models.utils import unwrap_model_for_generation
 
-from . import prefix_support
-from .prefix_episodes import ToolTurns
-from .prefix_rollouts import Rollouts, Row
-from .prefix_updates import share_updates
-from .spent import Spent
+from ..spent import Spent
+from . import support
+from .episodes import ToolTurns
+from .rollouts import Rollouts, Row
+from .updates import share_updates
 
 
 def share_training(trainer: Any, more: Sequence[str] = ()) -> None:
@@ -21,9 +21,9 @@ def share_training(trainer: Any, more: Sequence[str] = ()) -> None:
     Its reference model does so too, where it has one. `more` is what the trainer asks TRL's head for; see
     `share_updates`.
     """
-    reason = prefix_support.of_trainer(trainer)
+    reason = support.of_trainer(trainer)
     if reason:
-        prefix_support.say("Training runs", reason)
+        support.say("Training runs", reason)
         return
     for each in filter(None, (trainer.model, getattr(trainer, "ref_model", None))):
         model = trainer.accelerator.unwrap_model(each)
@@ -45,9 +45,9 @@ class Sharing:
     @classmethod
     def of(cls, trainer: Any) -> Sharing | None:
         """What this trainer can share; None, with the reason in the log, where it can nothing."""
-        reason = prefix_support.of_trainer(trainer)
+        reason = support.of_trainer(trainer)
         if reason:
-            prefix_support.say("Rollouts and updates run", reason)
+            support.say("Rollouts and updates run", reason)
             return None
         model = trainer.accelerator.unwrap_model(trainer.model)
         for each in (model, trainer.ref_model):
@@ -58,9 +58,9 @@ class Sharing:
                     budget=trainer.args.pack_tokens,
                     entropy_gradient=trainer._entropy_bonus_enabled,
                 )
-        reason = prefix_support.of_generation(trainer)
+        reason = support.of_generation(trainer)
         if reason:
-            prefix_support.say("Rollouts run", reason)
+            support.say("Rollouts run", reason)
             return cls(None)
         return cls(
             Rollouts(model, trainer.generation_config, trainer.eos_token_ids, cache_gb=trainer.args.prefix_cache_gb)

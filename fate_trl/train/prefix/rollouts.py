@@ -1,7 +1,7 @@
 """Rollouts that read each token once, without lockstep: transformers' models, a loop of our own, one seed per row.
 
 The tool loop of TRL calls `generate` for every turn on everything so far, for every row, and a turn lasts until its
-slowest row has ended. Here a row has a slot (`prefix_cache`), and goes on by itself: a prompt, or a head of it that was
+slowest row has ended. Here a row has a slot (cache.py), and goes on by itself: a prompt, or a head of it that was
 read before, is copied; a turn that ended runs its tools beside the others' decoding and then reads their results only;
 a row that has ended leaves its slot to the next request.
 
@@ -28,10 +28,10 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from ..record import stable_hash
-from .batches import widest
-from .prefix_cache import Prefix, Prefixes, Slots, additive_or_boolean, levels
-from .spent import Busy, Spent
+from ...record import stable_hash
+from ..batches import widest
+from ..spent import Busy, Spent
+from .cache import Prefix, Prefixes, Slots, additive_or_boolean, levels
 
 WINDOW = 8
 """Decoding steps (ours) after which rows whose turn has ended go on, and others take the places of those that left:
@@ -171,7 +171,7 @@ class Rollouts:
     """Rolls rows out on one model.
 
     Args:
-        model: A causal language model of transformers, of an architecture that `prefix_support` lets pass.
+        model: A causal language model of transformers, of an architecture that support.py lets pass.
         generation: Sampling and the end of a turn. `max_new_tokens` bounds all of a row that follows its prompt.
         eos_ids: Tokens that end a turn.
         cache_gb: Bound, in GB, for keys and values: of the rows on their way, of which there are as many at a time as

@@ -8,7 +8,7 @@ It overrides five methods of TRL's and copies none:
 - `_generate_and_score_completions` numbers the rows, and `_prepare_inputs` puts them back into that order after TRL's
   shuffle, so that the rows of a prompt go through an update together.
 
-Updates are shared beneath TRL's methods, in the model's forward (`prefix_updates`).
+Updates are shared beneath TRL's methods, in the model's forward (updates.py).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import torch
 from transformers.utils.chat_parsing.response_templates import load_response_template
 from trl import GRPOTrainer
 
-from . import batches
-from .prefix_sharing import Sharing
-from .spent import Spent
+from .. import batches
+from ..spent import Spent
+from .sharing import Sharing
 
 
 class PrefixTrainer(GRPOTrainer):
