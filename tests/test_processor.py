@@ -81,6 +81,22 @@ def test_other_words_are_refused(wrong):
         make_recipe({"suites": ["workbench"], "model": wrong})
 
 
+@pytest.mark.parametrize(("share", "given"), [(0.0, True), (1.0, False)])
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+def test_memory_is_given_back_from_when_it_is_short_on(monkeypatch, share, given):
+    called = []
+    monkeypatch.setattr(processor, "give_memory_back", lambda: called.append(1))
+    monkeypatch.setattr(processor, "SHORT", share)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    processor.mind_memory()
+    assert bool(called) is given
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "262144")  # the user has chosen
+    called.clear()
+    processor.mind_memory()
+    assert not called
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
 def test_freed_tensors_are_given_back_though_others_lie_between_them():
     def resident():

@@ -116,6 +116,18 @@ def test_sft_raises_the_rows_log_probability(folder):
     assert log_prob(made, row) > before + 0.1
 
 
+def test_each_step_and_each_batch_of_rollouts_looks_whether_memory_is_short(folder, monkeypatch):
+    looked = []
+    monkeypatch.setattr("fate_trl.train.processor.mind_memory", lambda: looked.append("step"))
+    monkeypatch.setattr("fate_trl.train.learner.mind_memory", lambda: looked.append("batch"))
+    made = learner(folder)
+    steps = made.sft([oracle_row(made)] * 4, seed=3, stage="sft")["steps"]
+    assert len(looked) >= steps == 4
+    assert set(looked) == {"step"}
+    made.rollout(requests(made)[:1], seed=1)
+    assert looked[-1] == "batch"
+
+
 def test_lora_trains_the_adapter_alone(folder):
     made = learner(folder, model={"path": str(folder), "lora": {"r": 4}, "threads": 1})
     row = oracle_row(made)

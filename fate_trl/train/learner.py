@@ -45,7 +45,7 @@ from .merging import merge_weights
 from .models import load_model, take_weights
 from .pair_facts import check_pairs
 from .prefix.sharing import share_training
-from .processor import give_memory_back
+from .processor import MindsMemory, mind_memory
 from .reference import set_reference
 from .rows import request_dataset
 from .spent import Spent
@@ -115,8 +115,6 @@ class TrlLearner:
         policy_loss: PolicyLoss | None = None,
         callbacks: Sequence[Any] = (),
     ):
-        if recipe.share_prefixes:  # caches that grow by concatenation would pay for new pages at every token
-            give_memory_back()
         if isinstance(recipe.model.threads, int):
             torch.set_num_threads(recipe.model.threads)
         set_seed(recipe.seed)  # the adapter's first weights are random
@@ -211,6 +209,7 @@ class TrlLearner:
         while len(out) < len(requests):
             try:
                 out += self._roller.rollout(requests[len(out) : len(out) + self._fitting])
+                mind_memory()
             except out_of_memory.ERRORS as error:
                 if not out_of_memory.is_out_of_memory(error):
                     raise
@@ -410,6 +409,7 @@ class TrlLearner:
 
     def _run(self, trainer: Any, scratch: str | None, exact: Callable[[], bool], timed: bool) -> dict[str, Any]:
         """Train, from the last checkpoint in `scratch` if there is one."""
+        trainer.add_callback(MindsMemory)
         trainer.remove_callback(PrinterCallback)  # the log goes to the run directory, not to the screen
         checkpoints = Checkpoints(exact, timed, self.stop, self.team)
         if scratch is not None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import time
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, TrainerCallback
 
 from ..recipe.schema import Recipe
 from .models import model_folder
@@ -26,23 +28,51 @@ TRIALS = 5
 """The fastest of so many counts, since other work only ever slows one down (ours)."""
 
 MAPPED = 2**18
-"""Bytes (ours) from which a block of memory is given back as soon as it is free."""
+"""Bytes (ours) from which a block of memory is given back as soon as it is free, once memory is short."""
+
+SHORT = 0.5
+"""Share of the machine's memory (ours) from which on it is short: glibc may double what tensors take."""
 
 GAIN = 1.15
 """bfloat16, which is less exact, or a further thread must be faster by this factor (ours)."""
 
 
+class MindsMemory(TrainerCallback):
+    """Looks after each micro-batch whether memory is short."""
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        mind_memory()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        mind_memory()
+
+
+def mind_memory() -> None:
+    """Give freed tensors back to the system at once, from when this process holds `SHORT` of the machine's memory.
+
+    Not before: each tensor then begins with new pages, which doubles the time of a training step on some kernels, and
+    costs a few per cent on others (docs/results/memory.md). On a CPU with glibc only, and not where the user set the
+    threshold.
+    """
+    if sys.platform == "linux" and not torch.cuda.is_available() and "MALLOC_MMAP_THRESHOLD_" not in os.environ:
+        page = os.sysconf("SC_PAGE_SIZE")
+        held = int(Path("/proc/self/statm").read_text().split()[1]) * page
+        if held > SHORT * os.sysconf("SC_PHYS_PAGES") * page:
+            give_memory_back()
+
+
+@cache
 def give_memory_back() -> None:
-    """On a CPU with glibc: give freed tensors back to the system at once, unless the user set that threshold.
+    """Have glibc give freed blocks from `MAPPED` bytes on back to the system at once; no other allocator can.
 
     By itself glibc keeps blocks of up to 32 MB, and cannot put an aligned one where another of its size was: training
-    steps then hold up to twice the memory of their tensors. New pages cost a few per cent of a large step's time
-    (docs/results/memory.md).
+    steps then hold up to twice the memory of their tensors.
     """
-    libc = ctypes.CDLL(None) if os.name == "posix" else None
-    if "MALLOC_MMAP_THRESHOLD_" not in os.environ and not torch.cuda.is_available() and hasattr(libc, "mallopt"):
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
         for option, value in ((-3, MAPPED), (-4, 2**15)):  # M_MMAP_THRESHOLD, M_MMAP_MAX
-            libc.mallopt(option, value)  # type: ignore[union-attr]
+            libc.mallopt(option, value)
+        libc.malloc_trim(0)
 
 
 @cache
