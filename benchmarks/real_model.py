@@ -32,6 +32,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ from benchmarks.real_model_runs import (
     Plan,
     apart,
     attack_of,
+    attack_once,
     choose_wording,
     distil,
     end_of,
@@ -112,28 +114,38 @@ def preference(values: Json) -> Json:
 # ------------------------------------------------------------------------------------------------ a seed
 
 
-def on_seed(plan: Plan, names: Sequence[str], methods: Mapping[str, Method]) -> Iterator[tuple[Path, Json]]:
-    """Folder and result of each method, the reference first. A method that breaks is told of, and the next one runs."""
-    reference, result = trained(plan, REFERENCE, methods[REFERENCE], None, None)
-    yield reference, result
-    start, end, zero = start_of(reference), end_of(reference), reference / "run" / round_dir(0)
-    yield tested_start(plan, start)
-    words: Json = {}
-    for name in names:
-        try:
-            if name == "prompt-only" or (name == "fate-prompt" and not words):
-                found = prompted(plan, "prompt-only", start, choose_wording)
-                words = found[1]
-                if name == "prompt-only":
-                    yield found
-            if name == "prompt-distilled":
-                yield prompted(plan, name, start, distil, reference / "run", result["tokens"])
-            if name == "fate-prompt":
-                yield prompted(plan, name, end, same_words, words, result)
-            if name in methods and name != REFERENCE:
-                yield trained(plan, name, methods[name], result["tokens"], zero)
-        except Exception as error:  # of a process, of whatever kind
-            print(f"{name}, seed {plan.seed}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+@contextmanager
+def going_on(name: str, seed: int) -> Iterator[None]:
+    """Within, whatever breaks in a method's process is told of, and the next method runs."""
+    try:
+        yield
+    except Exception as error:
+        print(f"{name}, seed {seed}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+
+
+def on_seed(plan: Plan, names: Sequence[str]) -> Iterator[tuple[Path, Json]]:
+    """Folder and result of each method, the reference first: without it there is nothing to compare with."""
+    with going_on(REFERENCE, plan.seed):
+        reference, result = trained(plan, REFERENCE, None, None)
+        yield reference, result
+        yield tested_start(plan, start_of(reference))
+        for name in names:
+            with going_on(name, plan.seed):
+                yield from of_method(plan, name, reference, result)
+
+
+def of_method(plan: Plan, name: str, reference: Path, result: Json) -> Iterator[tuple[Path, Json]]:
+    """Folder and result of a method, on the reference's folder and result; nothing for what was run before it."""
+    start = start_of(reference)
+    if name == "prompt-only":
+        yield prompted(plan, name, start, choose_wording)
+    if name == "prompt-distilled":
+        yield prompted(plan, name, start, distil, reference / "run", result["tokens"])
+    if name == "fate-prompt":
+        _, words = prompted(plan, "prompt-only", start, choose_wording)  # kept, where it is a method too
+        yield prompted(plan, name, end_of(reference), same_words, words, result)
+    if name in plan.methods and name != REFERENCE:
+        yield trained(plan, name, result["tokens"], reference / "run" / round_dir(0))
 
 
 def tested_start(plan: Plan, policy: Path) -> tuple[Path, Json]:
@@ -144,15 +156,20 @@ def tested_start(plan: Plan, policy: Path) -> tuple[Path, Json]:
     return folder, keep(plan, folder, policy, {"method": START, "tokens": 0, "rounds": 0})
 
 
-def read(plan: Plan, folder: Path, result: Json) -> Measured:
-    return Measured(result["method"], plan.seed, result, test_cases(folder), attack_of(plan, folder, result))
+def finished(plans: Sequence[Plan], names: Sequence[str]) -> Iterator[Measured]:
+    """What is kept of the methods that are asked for, whoever ran them."""
+    for plan in plans:
+        for name in names:
+            folder = plan.place(name)
+            if (result := kept(folder)) is not None:
+                yield Measured(name, plan.seed, result, test_cases(folder), attack_of(plan, folder))
 
 
-def say(tested: Measured) -> None:
-    resolved = sum(card.resolved for _, card in tested.cases)
-    said = f"{resolved} of {len(tested.cases)} test tasks resolved"
-    used = f"{tested.result['tokens'] / 1000:.0f} k tokens, {tested.result['cpu_seconds']:.0f} CPU s"
-    print(f"{tested.method}, seed {tested.seed}: {said}; {used}", flush=True)
+def say(folder: Path, result: Json) -> None:
+    cases = test_cases(folder)
+    said = f"{sum(card.resolved for _, card in cases)} of {len(cases)} test tasks resolved"
+    used = f"{result['tokens'] / 1000:.0f} k tokens, {result['cpu_seconds']:.0f} CPU s"
+    print(f"{result['method']}, seed {result['seed']}: {said}; {used}", flush=True)
 
 
 # ------------------------------------------------------------------------------------------------ the command line
@@ -174,19 +191,21 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs/real-model"), help="where runs are kept")
     parser.add_argument("--output", type=Path, default=Path("docs/results/real-model"), help="with .md, .json, .svg")
     parser.add_argument("--estimate", action="store_true", help="stop after the estimate")
+    parser.add_argument("--kept", action="store_true", help="run nothing; show what is kept, whoever ran it")
     parser.add_argument("--no-estimate", action="store_true", help="start at once")
     return parser.parse_args()
 
 
-def plan_of(given: argparse.Namespace, values: Json, seed: int) -> Plan:
+def plan_of(given: argparse.Namespace, values: Json, methods: Mapping[str, Method], seed: int) -> Plan:
     folder = given.runs / f"{Path(given.recipe).stem}-{stable_hash(values) % 2**32:08x}" / f"seed-{seed}"
-    return Plan(values, folder, seed, given.validation, given.proposals, given.attack, given.attacked)
+    return Plan(values, folder, seed, methods, given.validation, given.proposals, given.attack, given.attacked)
 
 
-def write(given: argparse.Namespace, values: Json, tested: Sequence[Measured], left: int) -> None:
+def write(given: argparse.Namespace, values: Json, plans: Sequence[Plan], names: Sequence[str]) -> None:
     """Page, JSON and picture of what is there, each replaced as a whole."""
-    what = {name: PROMPTS.get(name) or METHODS[name].what for name in dict.fromkeys([START, *given.methods, REFERENCE])}
-    told = summary(tested, what)
+    tested = list(finished(plans, names))
+    told = summary(tested, {name: PROMPTS.get(name) or METHODS[name].what for name in names})
+    left = len(plans) * len(names) - len(tested)
     versions = {json.dumps(t.result["made_with"], sort_keys=True): t.result["made_with"] for t in tested}
     said = [", ".join(f"{k} {v}" for k, v in made.items() if k != "machine") for made in versions.values()]
     model = (values.get("model") or {}).get("path", "embedded")
@@ -219,22 +238,22 @@ def main() -> None:
     for text in given.set:
         override(values, text)
     methods = methods_of(values, given.methods)
-    plans = [plan_of(given, values, seed) for seed in given.seeds]
+    names = list(dict.fromkeys([START, *given.methods, REFERENCE]))
+    plans = [plan_of(given, values, methods, seed) for seed in given.seeds]
     for method in methods.values():
         plans[0].recipe(method, 1)  # what is wrong with one is said before the first run
-    prompts = [name for name in PROMPTS if name in (START, *given.methods)]
-    if not given.no_estimate:
-        run = plans[0].place(REFERENCE, methods[REFERENCE].changes, methods[REFERENCE].tuned) / "run"
-        found = estimate(plans[0], list(methods), prompts, len(plans), run if run.is_dir() else None)
+    if not (given.kept or given.no_estimate):
+        found = estimate(plans[0], names, len(plans))
         print(estimated(found, len(plans)), flush=True)
     if given.estimate:
         return
-    tested: list[Measured] = []
-    for plan in plans:
-        for folder, result in on_seed(plan, given.methods, methods):
-            tested.append(read(plan, folder, result))
-            say(tested[-1])
-            write(given, values, tested, len(plans) * (len(methods) + len(prompts)) - len(tested))
+    for plan in [] if given.kept else plans:
+        for folder, result in on_seed(plan, names):
+            say(folder, result)
+            with going_on(f"attack on {result['method']}", plan.seed):
+                attack_once(plan, folder, result)
+            write(given, values, plans, names)
+    write(given, values, plans, names)
 
 
 if __name__ == "__main__":

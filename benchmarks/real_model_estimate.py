@@ -107,20 +107,19 @@ def of_kept(run: Path) -> tuple[float, float] | None:
     return zero, sum(others)
 
 
-def estimate(plan: Plan, trains: Sequence[str], prompts: Sequence[str], seeds: int, kept: Path | None) -> Json:
+def estimate(plan: Plan, names: Sequence[str], seeds: int) -> Json:
     """Hours of the whole comparison, and how they were found; methods at equal tokens take as long as full FATE."""
-    recipe = make_recipe({**plan.values})
-    cost = timed(plan)
-    warm, rounds = (of_kept(kept) if kept else None) or training(recipe, cost)
+    recipe, cost = make_recipe({**plan.values}), timed(plan)
+    warm, rounds = of_kept(plan.place(REFERENCE) / "run") or training(recipe, cost)
     found = tasks_of(open_suites(recipe.suites), "test", plan.seed)
-    tests = min(len(found), recipe.evaluation.tasks or len(found)) * cost["episode"]
-    judged = {"prompt-only": 3, "prompt-distilled": 1 + plan.proposals}
-    choosing = {name: judged.get(name, 0) * plan.validation * cost["episode"] for name in prompts}
+    test = min(len(found), recipe.evaluation.tasks or len(found)) * cost["episode"]
     attack = (2 * plan.queries + 1) * plan.attacked * cost["episode"] if plan.queries else 0.0
-    by = {name: rounds + tests + attack for name in trains}
-    by = {name: seconds + warm * (name == REFERENCE) for name, seconds in by.items()}
-    by |= {name: seconds + tests + attack for name, seconds in choosing.items()}
-    return {**cost, "minutes": {name: s / 60 for name, s in by.items()}, "hours": seeds * sum(by.values()) / 3600}
+    one = plan.validation * cost["episode"]
+    choosing = {"prompt-only": 3 * one, "prompt-distilled": (1 + plan.proposals) * one}
+    by = {name: rounds if name in plan.methods else choosing.get(name, 0.0) for name in names}
+    by[REFERENCE] += warm
+    minutes = {name: (seconds + test + attack) / 60 for name, seconds in by.items()}
+    return {**cost, "minutes": minutes, "hours": seeds * sum(minutes.values()) / 60}
 
 
 def told(found: Mapping[str, Any], seeds: int) -> str:

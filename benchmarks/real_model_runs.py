@@ -20,9 +20,10 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import metadata
 from itertools import cycle, islice
 from pathlib import Path
@@ -47,6 +48,8 @@ Json = dict[str, Any]
 TEST, VALIDATION, PROPOSALS = "test.jsonl", "validation.jsonl", "proposals.jsonl"
 BEFORE = {"model", "suites", "verifiers", "objectives", "warm_start", "evaluation", "rollout"}
 """Sections of a recipe that round 0 depends on."""
+CHOOSING = ("prompt-only", "prompt-distilled", "fate-prompt")
+"""Methods that choose words."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Plan:
         values: The recipe's.
         folder: Of the seed.
         seed: The seed.
+        methods: Those that train, by name.
         validation: Validation tries of each prompt.
         proposals: Of prompts, by the model.
         queries: Of the adaptive attack for each task; 0 for none.
@@ -66,13 +70,17 @@ class Plan:
     values: Json
     folder: Path
     seed: int
+    methods: Mapping[str, Method]
     validation: int = 40
     proposals: int = 4
     queries: int = 0
     attacked: int = 16
 
-    def place(self, name: str, *parts: Any) -> Path:
-        """The folder of a method."""
+    def place(self, name: str) -> Path:
+        """The folder of a method; what it is made of stands in its name, as a hash."""
+        parts: list[Any] = [self.methods[name].changes, self.methods[name].tuned] if name in self.methods else []
+        if name in CHOOSING:
+            parts = [self.validation, self.proposals, [vars(wording) for wording in WORDINGS]]
         return self.folder / f"{name}-{stable_hash(*parts) % 2**32:08x}"
 
     def recipe(self, method: Method, budget: int | None) -> Json:
@@ -112,8 +120,9 @@ def keep(plan: Plan, folder: Path, policy: Path, result: Json) -> Json:
     return result
 
 
+@cache
 def test_cases(folder: Path) -> list[Case]:
-    """A method's cases on the test tasks."""
+    """A finished method's cases on the test tasks."""
     return RunDirectory(folder / "played").cases(TEST, "eval-test")
 
 
@@ -184,9 +193,9 @@ def train(folder: Path, recipe: Json, zero: Path | None) -> None:
     run_recipe(resume=str(directory.path), quiet=True)
 
 
-def trained(plan: Plan, name: str, method: Method, budget: int | None, zero: Path | None) -> tuple[Path, Json]:
+def trained(plan: Plan, name: str, budget: int | None, zero: Path | None) -> tuple[Path, Json]:
     """The folder and the result of a method that trains."""
-    folder = plan.place(name, method.changes, method.tuned)
+    folder, method = plan.place(name), plan.methods[name]
     if (found := kept(folder)) is not None:
         return folder, found
     shares = zero if not BEFORE & {key.partition(".")[0] for key in method.changes} else None
@@ -267,7 +276,7 @@ def test(plan: Plan, folder: Path, policy: Path, defence: Defence) -> None:
         played(player, RunDirectory(folder / "played"), TEST, "eval-test", worded, plan.seed)
 
 
-def under_attack(plan: Plan, folder: Path, policy: Path, defence: Defence) -> Json:
+def under_attack(plan: Plan, policy: Path, defence: Defence) -> Json:
     """The adaptive attack on a policy with its defence."""
     from benchmarks.attack import attack
 
@@ -277,17 +286,18 @@ def under_attack(plan: Plan, folder: Path, policy: Path, defence: Defence) -> Js
         return attack(victim, plan.attacked, plan.queries, plan.seed)
 
 
-def attack_of(plan: Plan, folder: Path, result: Json) -> Json | None:
-    """What the adaptive attack reached on what a method ended with, if it is asked for; run once, and kept."""
-    if not plan.queries:
-        return None
-    directory, name = RunDirectory(folder), f"attack-{plan.attacked}-{plan.queries}.json"
-    found: Json | None = directory.read_json(name)
-    if found is None:
-        defence = Defence(**result["defence"]) if "defence" in result else NONE
-        found = apart(folder, under_attack, plan, folder, plan.folder / result["policy"], defence)
-        directory.write_json(name, found)
+def attack_of(plan: Plan, folder: Path) -> Json | None:
+    """What the adaptive attack reached, if it was run."""
+    found: Json | None = RunDirectory(folder).read_json(f"attack-{plan.attacked}-{plan.queries}.json")
     return found
+
+
+def attack_once(plan: Plan, folder: Path, result: Json) -> None:
+    """Run the adaptive attack on what a method ended with, if that is asked for, and keep what it reached."""
+    if plan.queries and attack_of(plan, folder) is None:
+        defence = Defence(**result["defence"]) if "defence" in result else NONE
+        found = apart(folder, under_attack, plan, plan.folder / result["policy"], defence)
+        RunDirectory(folder).write_json(f"attack-{plan.attacked}-{plan.queries}.json", found)
 
 
 # ------------------------------------------------------------------------------------------------ prompts
@@ -357,7 +367,7 @@ def spent(run: RunDirectory) -> int:
 
 def prompted(plan: Plan, name: str, policy: Path, choose: Callable[..., Json], *args: Any) -> tuple[Path, Json]:
     """The folder and the result of a method that changes the prompt alone; `choose` says to what."""
-    folder = plan.place(name, plan.validation, plan.proposals, [vars(wording) for wording in WORDINGS])
+    folder = plan.place(name)
     if (found := kept(folder)) is not None:
         return folder, found
     chosen = apart(folder, choose, plan, folder, policy, *args)

@@ -213,12 +213,15 @@ NAMES = ("prompt-only", "prompt-distilled", "sft-repairs", "grpo-sum", "fate-pro
 
 
 def everything(plan):
-    methods = real_model.methods_of(plan.values, NAMES)
-    return list(real_model.on_seed(plan, NAMES, methods))
+    return list(real_model.on_seed(plan, NAMES))
+
+
+def plan_in(folder, **settings):
+    return Plan(VALUES, folder / "seed-0", 0, real_model.methods_of(VALUES, NAMES), **settings)
 
 
 def test_what_is_kept_is_not_run_again(scripted, tmp_path):
-    ran, plan = scripted(tmp_path), Plan(VALUES, tmp_path / "seed-0", 0, validation=8, proposals=2)
+    ran, plan = scripted(tmp_path), plan_in(tmp_path, validation=8, proposals=2)
     first = everything(plan)
     assert [result["method"] for _, result in first] == [REFERENCE, "start", *NAMES]
     assert [name for name, what in ran if what == "train"] == ["fate", "sft-repairs", "grpo-sum"]
@@ -230,9 +233,30 @@ def test_what_is_kept_is_not_run_again(scripted, tmp_path):
     assert {name for name, _ in ran} == {"prompt-distilled"}, "and only what is missing is run"
 
 
+def test_the_page_is_of_all_that_is_kept(scripted, tmp_path):
+    scripted(tmp_path)
+    plan, names = plan_in(tmp_path, validation=4, proposals=1), ("start", "grpo-sum", REFERENCE)
+    assert list(real_model.finished([plan], names)) == []
+    methods = iter(real_model.on_seed(plan, NAMES))
+    next(methods)
+    assert [found.method for found in real_model.finished([plan], names)] == [REFERENCE]
+    list(methods)
+    assert [found.method for found in real_model.finished([plan], names)] == list(names)
+    assert not list(real_model.finished([replace(plan, seed=1, folder=tmp_path / "seed-1")], names))
+
+
+def test_other_words_or_changes_are_other_runs(tmp_path):
+    plan = plan_in(tmp_path, validation=4)
+    more = replace(plan, validation=5)
+    assert plan.place("prompt-only") != more.place("prompt-only")
+    assert plan.place("start") == more.place("start")
+    changed = {name: replace(method, changes={**method.changes, "rounds": 3}) for name, method in plan.methods.items()}
+    assert plan.place("grpo-sum") != replace(plan, methods=changed).place("grpo-sum")
+
+
 def test_all_methods_are_tested_on_the_same_tasks(scripted, tmp_path):
     scripted(tmp_path)
-    plan = Plan(VALUES, tmp_path / "seed-0", 0, validation=8, proposals=2)
+    plan = plan_in(tmp_path, validation=8, proposals=2)
     found = {result["method"]: real_model_runs.test_cases(folder) for folder, result in everything(plan)}
     tasks = {name: [t.task.id for t, _ in cases] for name, cases in found.items()}
     assert all(ids == tasks["start"] for ids in tasks.values())
@@ -248,7 +272,7 @@ def test_a_method_that_breaks_does_not_stop_the_others(scripted, tmp_path, monke
         raise RuntimeError("no memory")
 
     monkeypatch.setattr(real_model, "distil", broken)
-    plan = Plan(VALUES, tmp_path / "seed-0", 0, validation=4, proposals=1)
+    plan = plan_in(tmp_path, validation=4, proposals=1)
     methods = [result["method"] for _, result in everything(plan)]
     assert methods == [REFERENCE, "start", *(name for name in NAMES if name != "prompt-distilled")]
     assert "prompt-distilled, seed 0: RuntimeError: no memory" in capsys.readouterr().err
@@ -286,7 +310,7 @@ def test_methods_have_the_recipes_own_rates(shipped, tmp_path):
     values = read_values(find_recipe(shipped))
     methods = real_model.methods_of(values, real_model.DEFAULT)
     assert list(methods) == ["fate", "resampling", "sft-repairs", "preference-for-pfpo", "grpo-sum"]
-    plan = Plan(values, tmp_path, 0)
+    plan = Plan(values, tmp_path, 0, methods)
     recipes = {name: make_recipe(plan.recipe(method, 1000)) for name, method in methods.items()}
     assert recipes["grpo-sum"].pfpo.trl["learning_rate"] == values["pfpo"]["learning_rate"]
     pairs = recipes["preference-for-pfpo"].preference.trl
