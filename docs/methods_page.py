@@ -45,6 +45,16 @@ CORE = (
     ),
     ("`evaluation.margin`", "Utility-Learning Tension in Self-Modifying Agents", "test_evolution.py"),
     (
+        "`pfpo.exchange`",
+        "Scaf-GRPO: Scaffolded Group Relative Policy Optimization for Enhancing LLM Reasoning",
+        "test_exchange.py",
+    ),
+    (
+        "recipe `iterative-dpo`",
+        "Enhancing LLM Reasoning with Iterative DPO: A Comprehensive Empirical Investigation",
+        "test_iterative_dpo.py",
+    ),
+    (
         "`security`, `utility` by the executed state",
         "RLHS: Mitigating Misalignment in RLHF with Hindsight Simulation",
         "test_verifiers.py",
@@ -62,19 +72,26 @@ A method **works** if tests under its name check what shows that it does, on rea
 needs tokens. Marks of a formula's source: read in *the authors' code*, on *a published page*, in *an abstract*;
 **[recall]** is from memory of the paper, and not confirmed; *derived* and *ours* are this project's.
 
-Some fields of work have no counterpart here, and will have none soon: decoding under a value network (policies are
-sampled by TRL's engines as they are), attacks on embeddings (dual use, and tools hand over text), critics on hidden
-states and gradients through a verifier (verifiers are programs or served models), tabular and continuous control
-(there are no tokens in it), and analyses of what a model values (nothing is trained by them).
+Some fields of work have no counterpart here, and will have none soon: decoding under a value network (*Iterative Value
+Function Optimization for Guided Decoding*, *Qsharp: Provably Optimal Distributional RL for LLM Post-Training*: policies
+are sampled by TRL's engines as they are), attacks on embeddings (*DROJ: A Prompt-Driven Attack against Large Language
+Models*: dual use, and tools hand over text), critics on hidden states and gradients through a verifier (verifiers are
+programs or served models), tabular and continuous control (*From Data to Rewards: a Bilevel Optimization Perspective on
+Maximum Likelihood Estimation*: there are no tokens in it), and analyses of what a model values (*Utility Engineering:
+Analyzing and Controlling Emergent Value Systems in AIs*: nothing is trained by them).
 
 Left out so far, though they could fit:
 
-- *Your Language Model is Its Own Critic* probes hidden states, which TRL's fused head does not hand out; risk-aware DPO
-  under a nested risk measure needs logits there.
-- PARL and *Behavior Alignment via Reward Function Optimization* fit verifiers anew between rounds: verifiers here are
-  programs or served models, and stay as they are while a policy is compared with them.
-- *Implicit Reward as the Bridge* changes the loss of SFT, for which there is no hook; TRL's `dft` is a key away.
-- SGDPO: what its pilot term is stands in no source that we found.
+- *Your Language Model is Its Own Critic: Reinforcement Learning with Value Estimation from Actor's Internal States*
+  probes hidden states, which TRL's fused head does not hand out; *Risk-aware Direct Preference Optimization under
+  Nested Risk Measure* needs logits there.
+- *PARL: A Unified Framework for Policy Alignment in Reinforcement Learning* and *Behavior Alignment via Reward Function
+  Optimization* fit verifiers anew between rounds: verifiers here are programs or served models, and stay as they are
+  while a policy is compared with them.
+- *Implicit Reward as the Bridge: A Unified View of SFT and DPO Connections* changes the loss of SFT, for which there is
+  no hook; TRL's `dft` is a key away.
+- *SGDPO: Self-Guided Direct Preference Optimization for Language Model Alignment*: what its pilot term is stands in no
+  source that we found.
 """
 
 PLUGIN = "plugins/fate-trl-methods"

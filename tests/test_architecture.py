@@ -65,7 +65,10 @@ HEAVY_IN_FUNCTIONS = {
 """Every import of a heavy package inside a function, by file: what is added here must be worth it."""
 
 
-TOUCHING = {"train/trainer", "train/policy_loss", "train/greedy", "train/prefix/trainer", "train/prefix/sharing"}
+TOUCHING = {
+    *("train/trainer", "train/policy_loss", "train/greedy", "train/exchange"),
+    *("train/prefix/trainer", "train/prefix/sharing"),
+}
 """The trainer, and what beneath it reads shared prefixes once: nothing else touches TRL's private names."""
 
 LINES = 500

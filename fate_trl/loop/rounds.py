@@ -35,6 +35,7 @@ from .pairing import write_pairs
 from .policies import load_policy, save_policy, tidy
 from .repairing import anchors, by_failure, failures_of, limited, row_of, rows_of, select, selection
 from .stages import Training
+from .successes import with_successes
 from .tasks import sample_tasks
 from .weighing import drawn
 
@@ -119,7 +120,9 @@ class Evolution(Evaluating):
                 held = self._held(round, accepted, "preference", partial(self.learner.preference, pairs))
                 self._train(round, "preference", held)
             if self.recipe.pfpo is not None:
-                self._pfpo(round, accepted, self._pfpo_requests(round, collected), collected)
+                requests = self._pfpo_requests(round, collected)
+                requests = with_successes(requests, repairs) if self.recipe.pfpo.exchange else requests
+                self._pfpo(round, accepted, requests, collected)
             if self.merge is not None:
                 merge = self.merge
                 self._train(round, "merge", lambda seed, _: self._merged(merge, round, accepted, seed))

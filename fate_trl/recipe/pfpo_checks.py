@@ -26,6 +26,8 @@ def check_pfpo(recipe: Recipe, loss: Any, callbacks: Sequence[Any], selector: An
     if recipe.pfpo is None:
         return
     check_greedy(generation(recipe), selector, "pfpo.")
+    if recipe.pfpo.exchange:
+        _check_exchange(recipe)
     given = {key: value for key, value in recipe.pfpo.trl.items() if value is not None}
     own = [key for key in OF_TRLS_LOSS if loss is not None and key in given]
     if own:
@@ -73,3 +75,19 @@ def check_greedy(settings: Mapping[str, Any], selector: Any, where: str = "") ->
                 f"{type(selector).__name__} compares with a greedy row of each group, and with {where}{engine} all "
                 f"rows are sampled alike: leave {engine} out, or take another selector."
             )
+
+
+def _check_exchange(recipe: Recipe) -> None:
+    """Raises RecipeError where there is no repair to exchange a row for, or where it cannot stand among the rows."""
+    assert recipe.pfpo is not None
+    wrong = None
+    if recipe.repair is None:
+        wrong = "puts repairs into groups, and repair is null: give repair"
+    elif recipe.pfpo.prompts == "repair":
+        wrong = "puts repairs behind plain prompts, and pfpo.prompts is repair: set it to plain or mixed"
+    elif generation(recipe).get("use_vllm"):
+        wrong = (
+            "puts rows into groups that vLLM did not sample, and TRL asks it how likely each was: leave use_vllm out"
+        )
+    if wrong:
+        raise RecipeError(f"pfpo.exchange {wrong}, or leave pfpo.exchange out.")

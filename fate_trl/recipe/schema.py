@@ -286,6 +286,9 @@ class Pfpo(Training):
     budget: Budgeted | None = None
     """Says how often each prompt is in the data, once on average; groups keep their size, and batches theirs. null
     takes each once."""
+    exchange: bool = False
+    """Where all rows of a group fail and the round repaired that task, the repair takes the place of one of them (after
+    Scaf-GRPO)."""
 
 
 class PromptWeights(_Section):

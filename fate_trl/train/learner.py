@@ -397,6 +397,7 @@ class TrlLearner:
         readable = [self._readable(request) for request in requests]
         trainer = self._pfpo_trainer(readable, seed, trains=True, **settings, **output_of(scratch))
         trainer.tally = Tally() if self.recipe.pfpo.budget is not None else None
+        trainer.exchanges = self.recipe.pfpo.exchange
         if reference is not None:
             set_reference(trainer, reference)
         elif trainer.ref_model is not None:  # TRL loads the model as it was given; the KL term is to the stage's start

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..types import ScoreCard, Trajectory
 from .facts import Fact
 
 
@@ -30,6 +31,8 @@ class Step:
         facts: Of this process's rows, where the selector asks for them.
         learned: The selector has learned from this step; it does so once.
         columns: What a policy loss and callbacks want to know of the rows, over all processes, (B,) by name.
+        rows: Of the data set, what the batch is being made of.
+        known: Its trajectories and their scores, where they are known before rewards are asked for.
         tokens: What was counted on this process so far, by name.
     """
 
@@ -44,4 +47,6 @@ class Step:
     facts: Sequence[Fact] = ()
     learned: bool = False
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    rows: Sequence[Mapping[str, Any]] = ()
+    known: tuple[list[Trajectory], list[ScoreCard]] | None = None
     tokens: Counter[str] = field(default_factory=Counter)

@@ -45,10 +45,11 @@ from ..ledger.components import metrics_of, restore, states_of
 from ..record import stable_hash
 from ..suites.episodes import EpisodeEnvironment, toolset
 from ..types import RolloutRequest, ScoreCard, Trajectory
-from ..verify.scoring import SECONDS, score_all
+from ..verify.scoring import SECONDS
 from . import batches, logs, selection, tools
 from .config import PFPOConfig
 from .counts import Counts
+from .exchange import exchange, judged
 from .facts import facts_of
 from .logs import COLUMN
 from .policy_loss import LossTrainer
@@ -160,7 +161,8 @@ class PFPOTrainer(LossTrainer):
 
     # Attributes of our own have defaults here: `_generate` also runs on objects that were never initialised.
     objectives: tuple[str, ...] = ()
-    tally: Tally | None = None  # a learner sets it
+    tally: Tally | None = None  # a learner sets it, and whether groups that fail are given a success
+    exchanges = False
     _current: Step | None = None
     _selector: Any = None
     _aggregation: str | None = None
@@ -314,6 +316,8 @@ class PFPOTrainer(LossTrainer):
         step.prompts, step.generated = prompts, generated[:4]
         if step.collecting:
             raise _Collected
+        if self.exchanges and step.mode == "train":
+            generated = exchange(self, step, generated)
         prompt_ids, completion_ids, masks = generated[:3]
         completed = sum(map(len, completion_ids))
         sampled = completed if masks is None else sum(map(sum, masks))
@@ -329,9 +333,10 @@ class PFPOTrainer(LossTrainer):
             generated = step.generated if step is not None else None
             if generated is None:
                 generated = ([()] * len(prompts), completion_ids_list, None, completions)
-            trajectories = self._trajectories(inputs, prompts, generated)
+            known = (None, None) if step is None or step.known is None else step.known
+            trajectories = known[0] or self._trajectories(inputs, prompts, generated)
             if self._verifiers or self._has_episodes:
-                failed_B = self._verify(trajectories, inputs)
+                failed_B = self._verify(trajectories, inputs, known[1] or judged(self, trajectories))
             if step is not None and self._wants_facts:
                 step.facts = facts_of(trajectories, self.reward_funcs, self._selector)
         rewards_B_M: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -376,6 +381,7 @@ class PFPOTrainer(LossTrainer):
         """TRL's step, with the selector's advantages in it and its column taken away again."""
         step = self._current
         assert step is not None
+        step.rows, step.known = inputs, None
         try:
             out: dict[str, Any] = super()._generate_and_score_completions(inputs)
         finally:
@@ -428,14 +434,12 @@ class PFPOTrainer(LossTrainer):
 
     # -------------------------------------------------------------------------------------------- scoring
 
-    def _verify(self, trajectories: list[Trajectory], rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
-        """Score the batch with all verifiers. Returns booleans (B,) over all processes: rows with an error.
+    def _verify(self, trajectories: list[Trajectory], rows: Sequence[Any], cards: list[ScoreCard]) -> torch.Tensor:
+        """Take the verifiers' scores of the batch. Returns booleans (B,) over all processes: rows with an error.
 
         An error row holds 0 until TRL has computed its matrix, which then becomes NaN: TRL prints all arguments of a
         row that is all None.
         """
-        with self.spent.on("verifying"):
-            cards = score_all(self._verifiers, trajectories, self._verifier_seconds)
         for column in self._columns:
             scores = [card.scores[column.__name__] for card in cards]
             column.values = [0.0 if score.status == "error" else score.value for score in scores]

@@ -200,6 +200,7 @@ class RolloutRequest(Record):
         of: On a repair, the `attempt` of the failed try of this task that it repairs; None on other requests.
         observed: `messages` hold already what the environment says at first; it is appended to them where they do not.
         weights: By objective, what the prompt says that they count; {} where it says nothing.
+        success: A trajectory of the task that resolved it, under whatever prompt, to learn from where all tries fail.
     """
 
     task: Task
@@ -210,6 +211,7 @@ class RolloutRequest(Record):
     of: int | None = None
     observed: bool = False
     weights: dict[str, float] = field(default_factory=dict)
+    success: Trajectory | None = None
 
 
 # ------------------------------------------------------------------------------------------------ scores

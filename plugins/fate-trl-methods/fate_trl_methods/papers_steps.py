@@ -30,7 +30,8 @@ ROWS = (
         "repair strategy in steps",
         "Scaf-GRPO: Scaffolded Group Relative Policy Optimization for Enhancing LLM Reasoning",
         "only failures without a repair get the next hint, and each stops at the smallest that succeeds; each step is "
-        "committed by itself, so a run that is killed goes on with it",
+        "committed by itself, so a killed run goes on with it; with `pfpo.exchange` one row of a group that fails is "
+        "the success, and the group's spread is above 0",
     ),
     Row(
         "rollouts/reset",

@@ -33,8 +33,8 @@ class Scaffold:
     itself. A failure without a step at fault goes from the first tier to the last.
 
     Source: Scaf-GRPO, the tiers read in the authors' code. Ours: the tiers are the verifiers' feedback in the place of
-    knowledge, plan and solution, so that none tells the answer; a hinted success is learned as a repair, and no row of
-    a group is replaced.
+    knowledge, plan and solution, so that none tells the answer; a hinted success is learned as a repair, and takes a
+    failed row's place in groups of PFPO where `pfpo.exchange` says so.
 
     Args:
         tiers: Those that are tried, in order.
