@@ -35,6 +35,7 @@ from benchmarks.learning import last_kept, last_policy, points, put, recipe_of
 from benchmarks.learning_methods import Method
 from benchmarks.policies import Player, opened
 from benchmarks.prompt_defence import NONE, WORDINGS, Defence, Quality, best, defended, distilled, quality
+from fate_trl.errors import FateError
 from fate_trl.ledger.layout import file_of, policy_folder, round_dir, seed_of
 from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.counts import tokens
@@ -306,6 +307,8 @@ def attack_once(plan: Plan, folder: Path, result: Json) -> None:
 def _validation(player: Player, plan: Plan) -> list[Task]:
     """Validation tasks, again and again until there are enough tries."""
     tasks = player.evolution.tasks("validation")
+    if not tasks:
+        raise FateError("the suites have no validation tasks, so words cannot be chosen: leave out methods of prompts.")
     drawn = sample_tasks(tasks, plan.validation, np.random.default_rng(plan.seed))
     return longest_first(islice(cycle(drawn), plan.validation), player.suites)
 
@@ -336,9 +339,9 @@ def distil(plan: Plan, folder: Path, policy: Path, reference: Path, budget: int)
     collecting, failures = sum(tokens(first).values()), failures_of(first)
     order = np.random.default_rng(plan.seed).permutation(len(failures))
     with opened(plan.asked, policy) as player:
-        blank = replace(player.evolution.tasks("validation")[0], id="proposal", tools=())
-        getattr(player.evolution.learner, "tasks", []).append(blank)
         judge = _judge(player, plan, run)
+        blank = replace(player.evolution.tasks("validation")[0], id="proposal", tools=())
+        getattr(player.evolution.learner, "tasks", []).append(blank)  # or there is no environment without tools
 
         def propose(text: str, number: int) -> str:
             task = replace(blank, messages=({"role": "user", "content": text},))
