@@ -22,8 +22,9 @@ from fate_trl.loop.repairing import row_of
 from fate_trl.recipe.loading import make_recipe
 from fate_trl.suites.scripted import perform
 from fate_trl.train import likelihoods
+from fate_trl.train.build import build
 from fate_trl.train.examples import tokens_of
-from fate_trl.types import RolloutRequest, Script
+from fate_trl.types import OBJECTIVES, RolloutRequest, Script
 from fate_trl.verify.loading import tell_run
 
 torch.set_num_threads(1)
@@ -198,3 +199,37 @@ def test_log_ratio_keeps_scores_by_trajectory_and_gives_its_models_back(run, tmp
     assert len((place.path / "scores.jsonl").read_text().splitlines()) == len(run[2])
     assert torch.equal(torch.get_rng_state(), state), "a training goes on with the same draws"
     assert json.loads((place.path / "scores.jsonl").read_text().splitlines()[0])["scores"]["log_ratio"]["value"] > 0
+
+
+@pytest.mark.slow
+def test_log_ratio_rewards_pfpo_of_a_run_by_the_runs_own_policies(tmp_path):
+    """The embedded policy: a warm start, then PFPO, whose groups are scored by what the warm start made likelier."""
+    recipe = make_recipe(
+        {
+            "model": {"path": "embedded", "threads": 1},
+            "suites": [{"name": "workbench", "args": {"train": 12, "validation": 4, "test": 6}}],
+            "verifiers": [*OBJECTIVES, "methods/log-ratio"],
+            "rollout": {"max_completion_length": 96, "max_tool_calling_iterations": 4},
+            "warm_start": {"traces": 8, "max_steps": 4, "learning_rate": 1e-3, "per_device_train_batch_size": 4},
+            "repair": None,
+            "sft": None,
+            "pfpo": {"max_steps": 1, "per_device_train_batch_size": 8, "num_generations": 4},
+            "rounds": 1,
+            "evaluation": {"validation": 0},
+        }
+    )
+    run = RunDirectory(tmp_path)
+    run.write_text("recipe.yaml", recipe.dump())
+    build(recipe, run)()
+    statuses = {
+        stage: {card.scores["log_ratio"].status for _, card in run.cases(f"rounds/{round}/rollouts.jsonl", stage)}
+        for round, stage in (("00", "eval-test-base"), ("00", "eval-test-oracle"), ("00", "eval-test"))
+    }
+    assert statuses == {
+        "eval-test-base": {"not_applicable"},
+        "eval-test-oracle": {"not_applicable"},
+        "eval-test": {"ok"},
+    }
+    assert {card.scores["log_ratio"].status for _, card in run.cases("rounds/01/rollouts.jsonl", "eval-test")} == {"ok"}
+    (step,) = (entry for entry in run.stages(1)["pfpo"]["log"] if "loss" in entry)
+    assert 0 < next(value for key, value in step.items() if "log_ratio" in key and key.endswith("mean")) < 1
