@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 import signal
 import sys
@@ -201,13 +200,17 @@ def plan_of(given: argparse.Namespace, values: Json, methods: Mapping[str, Metho
     return Plan(values, folder, seed, methods, given.validation, given.proposals, given.attack, given.attacked)
 
 
+def used(made: Sequence[Json]) -> dict[str, str]:
+    """What results were made with, by name; where they differ, all of it."""
+    return {name: " and ".join(sorted({each[name] for each in made})) for name in (made[0] if made else {})}
+
+
 def write(given: argparse.Namespace, values: Json, plans: Sequence[Plan], names: Sequence[str]) -> None:
     """Page, JSON and picture of what is there, each replaced as a whole."""
     tested = list(finished(plans, names))
     told = summary(tested, {name: PROMPTS.get(name) or METHODS[name].what for name in names})
     left = len(plans) * len(names) - len(tested)
-    versions = {json.dumps(t.result["made_with"], sort_keys=True): t.result["made_with"] for t in tested}
-    said = [", ".join(f"{k} {v}" for k, v in made.items() if k != "machine") for made in versions.values()]
+    made = used([t.result["made_with"] for t in tested])
     model = (values.get("model") or {}).get("path", "embedded")
     name = Path(model).name if Path(model).is_absolute() else model  # where a folder lies is nobody's concern
     about = {
@@ -216,8 +219,8 @@ def write(given: argparse.Namespace, values: Json, plans: Sequence[Plan], names:
         "recipe_hash": f"{stable_hash(values) % 2**32:08x}",
         "model": name,
         "seeds": ", ".join(map(str, sorted({t.seed for t in tested}))),
-        "machine": "; ".join(dict.fromkeys(made["machine"] for made in versions.values())),
-        "versions": "; ".join(said),
+        "machine": made.pop("machine", ""),
+        "versions": ", ".join(f"{name} {value}" for name, value in made.items()),
         "left": f"**Not finished: {left} of the runs asked for are missing.**" if left else "",
     }
     put(shown := copy.deepcopy(values), "model.path", name)

@@ -124,7 +124,7 @@ def estimate(plan: Plan, names: Sequence[str], seeds: int) -> Json:
 
 def told(found: Mapping[str, Any], seeds: int) -> str:
     steps = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in found["steps"].items())
-    each = ", ".join(f"{name} {minutes:.0f}" for name, minutes in found["minutes"].items())
+    each = ", ".join(f"{name} {minutes:.1f}" for name, minutes in found["minutes"].items())
     return (
         f"Timed here: an episode {found['episode']:.1f} s, a candidate {found['candidate']:.1f} s; one step of "
         f"{steps or 'nothing'}.\nMinutes of a seed, at most: {each}.\n"

@@ -149,7 +149,8 @@ Recipe `{recipe}` ({recipe_hash}), model `{model}`, seeds {seeds}. {machine}.
 Made with {versions}.
 {left}
 Held-out tasks, and attacks that no training task has where the recipe holds some back. %, with 95 % intervals: {how}
-Tokens (read, sampled, trained on; in thousands) and CPU seconds are means of a seed; CPU seconds include the test.
+Tokens (read, sampled, trained on; in thousands) and CPU seconds are means of a seed. CPU seconds include the test, and
+are a method's own: what it takes from the runs before it is not counted again.
 
 {methods}
 

@@ -328,6 +328,12 @@ def test_another_model_brings_its_own_template(tmp_path):
     assert values["model"] == {"path": "owner/large", "lora": {"r": 8}}
 
 
+def test_what_runs_were_made_with_is_said_once():
+    made = [{"torch": "2.1", "commit": "b"}, {"torch": "2.1", "commit": "a"}]
+    assert real_model.used(made) == {"torch": "2.1", "commit": "a and b"}
+    assert real_model.used([]) == {}
+
+
 def test_an_unknown_method_is_named():
     with pytest.raises(SystemExit, match=r"no method 'prompts'.*prompt-only.*grpo-sum"):
         real_model.methods_of(VALUES, ["prompts"])
