@@ -32,11 +32,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.learning import last_kept, last_policy, points, put, recipe_of
-from benchmarks.learning_methods import Method
+from benchmarks.learning_methods import REFERENCE, Method
 from benchmarks.policies import Player, opened
 from benchmarks.prompt_defence import NONE, WORDINGS, Defence, Quality, best, defended, distilled, quality
 from fate_trl.errors import FateError
 from fate_trl.ledger.layout import file_of, policy_folder, round_dir, seed_of
+from fate_trl.ledger.reading import RunReader
 from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.counts import tokens
 from fate_trl.loop.repairing import failures_of
@@ -89,12 +90,19 @@ class Plan:
         values = recipe_of(self.values, method, self.seed, budget).model_dump(mode="json")
         put(values, "evaluation.baselines", False)
         put(values, "evaluation.tasks", 1)
-        return values
+        return self._settled(values)
 
     @property
     def asked(self) -> Json:
         """The recipe of whatever only rolls out."""
-        return make_recipe({**self.values, "seed": self.seed}).model_dump(mode="json")
+        return self._settled(make_recipe({**self.values, "seed": self.seed}).model_dump(mode="json"))
+
+    def _settled(self, values: Json) -> Json:
+        """The values with what `auto` became in the reference's run: by timing, which may say otherwise next time."""
+        manifest = RunReader(self.place(REFERENCE) / "run").read_json("manifest.json") or {}
+        for key, chosen in manifest.get("chosen", {}).items():
+            put(values, f"model.{key}", chosen)
+        return values
 
 
 # ------------------------------------------------------------------------------------------------ what is kept

@@ -245,6 +245,16 @@ def test_the_page_is_of_all_that_is_kept(scripted, tmp_path):
     assert not list(real_model.finished([replace(plan, seed=1, folder=tmp_path / "seed-1")], names))
 
 
+def test_what_auto_became_for_the_reference_holds_for_all(tmp_path):
+    plan = plan_in(tmp_path)
+    plan = replace(plan, values={**VALUES, "model": {"path": "embedded", "dtype": "auto", "threads": "auto"}})
+    assert plan.asked["model"]["dtype"] == "auto"
+    chosen = {"chosen": {"dtype": "bfloat16", "threads": 2}}
+    RunDirectory(plan.place(REFERENCE) / "run").write_json("manifest.json", chosen)
+    for recipe in (plan.asked, plan.recipe(plan.methods["grpo-sum"], 100)):
+        assert (recipe["model"]["dtype"], recipe["model"]["threads"]) == ("bfloat16", 2)
+
+
 def test_other_words_or_changes_are_other_runs(tmp_path):
     plan = plan_in(tmp_path, validation=4)
     more = replace(plan, validation=5)
