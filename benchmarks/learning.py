@@ -430,7 +430,7 @@ def main() -> None:
     parser.add_argument("--kept", action="store_true", help="run nothing; show the seeds that are whole")
     parser.add_argument("--runs", default="runs/learning", help="where finished runs are kept")
     parser.add_argument("--output", type=Path, help="results go to this name with .json, .md and .svg")
-    parser.add_argument("--fill", type=Path, help="a page with a place for results, such as docs/evidence.md")
+    parser.add_argument("--fill", type=Path, help="a page with a place for results, such as docs/evidence-worlds.md")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated; finished runs are kept"))
 

@@ -84,7 +84,7 @@ of a chunk.
 
 An interval is that of one policy over the test tasks. Two trainings from other samples end in two policies, as two
 seeds do, and these may differ by more than that. At the end of the last round the mean over seeds is {ends}. How
-far seeds spread on one process stands in [the evidence](../evidence.md#the-easy-world).
+far seeds spread on one process stands in [the evidence](../evidence-worlds.md#the-easy-world).
 
 With a policy that is played back, so that nothing depends on sampling, both record the same trajectories, scores,
 selections, buffer rows and metrics, to the byte (`tests/test_processes.py`).
