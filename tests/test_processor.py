@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -95,6 +96,28 @@ def test_memory_is_given_back_from_when_it_is_short_on(monkeypatch, share, given
     called.clear()
     processor.mind_memory()
     assert not called
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+def test_what_a_stage_left_is_released():
+    script = """
+import os, torch
+from pathlib import Path
+from fate_trl.train import processor
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+before = resident()
+tensors = [torch.ones(25_000) for _ in range(2_000)]  # 100 kB each: glibc keeps such blocks
+full = resident() - before
+last = tensors[-1]
+del tensors
+kept = resident() - before
+processor.release()
+assert kept > 0.5 * full > 0, (kept, full)
+assert resident() - before < 0.2 * full, (resident() - before, full)
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment, timeout=120)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")

@@ -122,7 +122,7 @@ def test_each_step_and_each_batch_of_rollouts_looks_whether_memory_is_short(fold
     monkeypatch.setattr("fate_trl.train.learner.mind_memory", lambda: looked.append("batch"))
     made = learner(folder)
     steps = made.sft([oracle_row(made)] * 4, seed=3, stage="sft")["steps"]
-    assert len(looked) >= steps == 4
+    assert len(looked) == steps == 8
     assert set(looked) == {"step"}
     made.rollout(requests(made)[:1], seed=1)
     assert looked[-1] == "batch"

@@ -45,7 +45,7 @@ from .merging import merge_weights
 from .models import load_model, take_weights
 from .pair_facts import check_pairs
 from .prefix.sharing import share_training
-from .processor import MindsMemory, mind_memory
+from .processor import MindsMemory, mind_memory, release
 from .reference import set_reference
 from .rows import request_dataset
 from .spent import Spent
@@ -433,6 +433,7 @@ class TrlLearner:
         self._take_back(trainer, scratch)
         self.fresh()
         self.model.zero_grad(set_to_none=True)
+        release()
         history = [{key: number(value) for key, value in entry.items()} for entry in trainer.state.log_history]
         return {"steps": trainer.state.global_step, "log": history}
 

@@ -72,7 +72,16 @@ def give_memory_back() -> None:
     if hasattr(libc, "mallopt"):
         for option, value in ((-3, MAPPED), (-4, 2**15)):  # M_MMAP_THRESHOLD, M_MMAP_MAX
             libc.mallopt(option, value)
-        libc.malloc_trim(0)
+    release()
+
+
+def release() -> None:
+    """Give what glibc keeps of freed blocks back to the system: after a training stage, which held far more than what
+    follows will need.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)  # type: ignore[union-attr]
 
 
 @cache
