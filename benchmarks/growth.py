@@ -5,7 +5,8 @@
 
 Recipe `tradeoffs`, two rounds; full FATE, FATE with sums, and GRPO with sums, at equal tokens as in learning.py, which
 runs and keeps them. Two policies: the embedded one (0.36 million parameters), and one of 3 million that the same script
-makes from the same traces (`suites.workbench.build --width 384`; it is made once, into `--policies`). Three numbers of
+makes from the same traces (`suites.workbench.build tradeoffs --width 384 --steps 400`; it is made once, into
+`--policies`; 1,000 steps as for the embedded one would take ten minutes of a core). Three numbers of
 training tasks in a round: 40, 80 and 160, with PFPO's steps in proportion (2, 4, 8), so that each is about twice the
 budget of the one before. Rates are the recipe's, for the wider policy in inverse proportion to its width, for all
 methods alike, as they are when it is made; none was tuned for it.
@@ -36,6 +37,8 @@ RECIPE = "tradeoffs"
 TASKS = (40, 80, 160)
 TASKS_PER_STEP = 20
 WIDTHS = (128, 384)
+STEPS = 400
+"""In which the larger policy is made."""
 RATES = ("sft.learning_rate", "pfpo.learning_rate")
 SETTINGS = {"rounds": 2, "evaluation.tasks": 150}
 METRICS = ("resolved", "objective_product", "asr")
@@ -55,7 +58,7 @@ def policy_of(width: int, folder: Path) -> str:
     path = folder / f"{RECIPE}-{width}"
     if not (path / "model.safetensors").is_file():
         print(f"makes the policy of width {width} in {path}", flush=True)
-        build(path, world=RECIPE, width=width)
+        build(path, world=RECIPE, width=width, steps=STEPS)
     return str(path)
 
 
