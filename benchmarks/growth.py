@@ -5,11 +5,11 @@
 
 Recipe `tradeoffs`, two rounds; full FATE, FATE with sums, and GRPO with sums, at equal tokens as in learning.py, which
 runs and keeps them. Two policies: the embedded one (0.36 million parameters), and one of 3 million that the same script
-makes from the same traces (`suites.workbench.build tradeoffs --width 384 --steps 400`; it is made once, into
-`--policies`; 1,000 steps as for the embedded one would take ten minutes of a core). Three numbers of
-training tasks in a round: 40, 80 and 160, with PFPO's steps in proportion (2, 4, 8), so that each is about twice the
-budget of the one before. Rates are the recipe's, for the wider policy in inverse proportion to its width, for all
-methods alike, as they are when it is made; none was tuned for it.
+makes from the same traces (`suites.workbench.build tradeoffs --width 384 --steps 400`; once, into `--policies`; the
+embedded one took 1,000 steps, which would be ten minutes of a core here). Three numbers of training tasks in a round:
+40, 80 and 160, with PFPO's steps in proportion (2, 4, 8), so that each is about twice the budget of the one before.
+Rates are the recipe's, for the larger policy in inverse proportion to its width, for all methods alike, as they are
+when it is made; none was tuned for it.
 
 Intervals are Student's 95 %, over seeds; differences are paired by seed. With one seed there are none.
 """
