@@ -49,7 +49,7 @@ Key = tuple[int, int, str]
 """Width, training tasks, method."""
 
 
-def policy_of(width: int, folder: Path) -> str:
+def policy_of(width: int, folder: Path, make: bool) -> str | None:
     """What `model.path` says for a policy of this width; a wider one than the embedded is made if it is not there."""
     from fate_trl.suites.workbench.build import WIDTH, build
 
@@ -57,6 +57,8 @@ def policy_of(width: int, folder: Path) -> str:
         return f"embedded-{RECIPE}"
     path = folder / f"{RECIPE}-{width}"
     if not (path / "model.safetensors").is_file():
+        if not make:
+            return None
         print(f"makes the policy of width {width} in {path}", flush=True)
         build(path, world=RECIPE, width=width, steps=STEPS)
     return str(path)
@@ -210,9 +212,9 @@ Written by `benchmarks/growth.py`, whose docstring says what is compared.
     {command}
 
 {hardware}; {versions}. {cpu:.0f} s of CPU time for {runs} runs. Recipe `{recipe}`, source {source}.
-Policies: {policies}.
+Policies: {policies}.{absent}
 
-Test split, %, mean over seeds with Student's 95 % interval; one seed has none. Before training `resolved` is
+Test split, %, mean over seeds with Student's 95 % interval; one seed has none. {few}Before training `resolved` is
 {untrained}.
 
 {cells}
@@ -232,6 +234,8 @@ Last column: the lead with the larger policy less the lead with the smaller one.
 
 {leads}
 """
+
+FEW, SKETCH = 2, "Two seeds tell very large effects only: read the means as a sketch.\n"
 
 
 def page(told: Json, about: Json) -> str:
@@ -261,16 +265,20 @@ def page(told: Json, about: Json) -> str:
             ", ".join(f"× {ratio:.1f}" for ratio in d["tokens"]),
         ]
         for d in told["doublings"]
+        if d["width"] in sizes
     ]
     leads = [
         [f"`{x['method']}`", sizes[width], *(signed(x["by"][width][t]) for t in TASKS), signed(x["mean"][width]), grew]
         for x in told["leads"]
         for width, grew in zip(WIDTHS, ("", signed(x["with_size"])), strict=True)
+        if width in sizes
     ]
     steps = [f"{few} to {many}" for few, many in pairwise(TASKS)]
     heads = ("policy", "tasks", "method", "seeds", "k tokens", "CPU s", *METRICS)
     return PAGE.format(
         **about,
+        few="" if max(len(c["seeds"]) for c in told["cells"]) > FEW else SKETCH,
+        absent="" if len(sizes) == len(WIDTHS) else " The larger policy has not been run here yet.",
         policies="; ".join(f"{sizes[width]} {stated}" for width, stated in about["weights"].items()),
         untrained=", ".join(f"{cell(value)} ({sizes[width]})" for width, value in told["untrained"].items()),
         cells="\n".join(grid(heads, cells)),
@@ -284,8 +292,9 @@ def plot(told: Json, sizes: Mapping[int, str], methods: Sequence[str], file: Pat
     """Mean `resolved` against mean tokens, a panel for each policy. Needs matplotlib."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(WIDTHS), figsize=(10, 4), sharey=True)
-    for axis, width in zip(axes, WIDTHS, strict=True):
+    figure, grid_of = pyplot.subplots(1, len(sizes), figsize=(5 * len(sizes), 4), sharey=True, squeeze=False)
+    axes = grid_of[0]
+    for axis, width in zip(axes, sizes, strict=True):
         for number, name in enumerate(methods):
             mine = [c for c in told["cells"] if (c["width"], c["method"]) == (width, name)]
             x, y = [c["tokens"]["mean"] / 1000 for c in mine], [100 * c["resolved"]["mean"] for c in mine]
@@ -326,12 +335,13 @@ def main() -> None:
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     methods = {name: untuned(method, RATES) for name, method in chosen(given.methods).items()}
-    paths = {width: policy_of(width, given.policies) for width in WIDTHS}
+    known = {width: policy_of(width, given.policies, make=not given.kept) for width in WIDTHS}
+    paths = {width: path for width, path in known.items() if path is not None}
     found = everything(paths, methods, given.seeds, given.runs, (lambda job: None) if given.kept else worker)
     if not found:
         sys.exit(f"nothing is finished under {given.runs}")
     told = summary(found, list(methods))
-    stated = {width: weights_of(path) for width, path in paths.items()}
+    stated = {width: weights_of(path) for width, path in paths.items() if any(key[0] == width for key in found)}
     results = [result for by_seed in found.values() for result in by_seed.values()]
     about: Json = {
         "command": "python benchmarks/growth.py --seeds " + ",".join(map(str, sorted({r["seed"] for r in results}))),

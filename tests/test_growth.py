@@ -91,3 +91,15 @@ def test_a_part_that_is_finished_is_shown_without_what_is_not(tmp_path, methods)
     assert told["doublings"][0]["gains"]["40 to 80"]["mean"] == pytest.approx(0.1)
     assert told["doublings"][0]["mean"] is None
     assert told["leads"][0]["with_size"] is None
+    about = {"parameters": {128: "0.36 M"}, "weights": {128: "a"}, "cpu": 126.0, "runs": 54}
+    text = growth.page(told, {**dict.fromkeys(("command", "hardware", "versions", "recipe", "source"), "x"), **about})
+    assert "The larger policy has not been run" in text
+    assert "M | 160 |" not in text
+
+
+def test_what_is_finished_can_be_shown_without_making_a_policy(tmp_path):
+    assert growth.policy_of(128, tmp_path, make=False) == "embedded-tradeoffs"
+    assert growth.policy_of(384, tmp_path, make=False) is None
+    (tmp_path / "tradeoffs-384").mkdir()
+    (tmp_path / "tradeoffs-384/model.safetensors").touch()
+    assert growth.policy_of(384, tmp_path, make=True) == str(tmp_path / "tradeoffs-384")
