@@ -158,9 +158,9 @@ def measured(asked: dict[str, Any], gpu: bool) -> dict[str, float]:
     torch_learner.load_model = lambda model: (random_model(config, recipe.model, gpu), tokenizer)
     tokenizer = templates.prepare(families.tokenizer("qwen3"), recipe.model)
     suite = load("suite", "workbench", {"train": 12, "validation": 1, "test": 3})
-    learner = torch_learner.TrlLearner(
-        recipe, {"workbench": suite}, [load("verifier", "utility")], load("selector", "product"), Silent()
-    )
+    parts = [load("verifier", "utility")], load("selector", "product"), Silent()
+    loss = load("pair loss", asked["loss"]) if asked["loss"] else None
+    learner = torch_learner.TrlLearner(recipe, {"workbench": suite}, *parts, pair_loss=loss)
     learner.tasks = list(suite.tasks("train", 0))
     start = time.perf_counter()
     prompt = {"generate": generate, "sft": sft, "preference": preference, "pfpo": pfpo}[asked["stage"]](learner, asked)
