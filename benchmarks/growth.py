@@ -235,7 +235,7 @@ Last column: the lead with the larger policy less the lead with the smaller one.
 {leads}
 """
 
-FEW, SKETCH = 2, "Two seeds tell very large effects only: read the means as a sketch.\n"
+FEW, SKETCH = 2, "One seed or two tell very large effects only: read the means as a sketch.\n"
 
 
 def page(told: Json, about: Json) -> str:
@@ -277,7 +277,7 @@ def page(told: Json, about: Json) -> str:
     heads = ("policy", "tasks", "method", "seeds", "k tokens", "CPU s", *METRICS)
     return PAGE.format(
         **about,
-        few="" if max(len(c["seeds"]) for c in told["cells"]) > FEW else SKETCH,
+        few="" if min(len(c["seeds"]) for c in told["cells"]) > FEW else SKETCH,
         absent="" if len(sizes) == len(WIDTHS) else " The larger policy has not been run here yet.",
         policies="; ".join(f"{sizes[width]} {stated}" for width, stated in about["weights"].items()),
         untrained=", ".join(f"{cell(value)} ({sizes[width]})" for width, value in told["untrained"].items()),
