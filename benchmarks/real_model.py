@@ -195,8 +195,13 @@ def asked() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def recipe_name(recipe: str) -> str:
+    """Without folder and ending; a name may have dots of its own."""
+    return Path(recipe).name.removesuffix(".yaml").removesuffix(".yml")
+
+
 def plan_of(given: argparse.Namespace, values: Json, methods: Mapping[str, Method], seed: int) -> Plan:
-    folder = given.runs / f"{Path(given.recipe).stem}-{stable_hash(values) % 2**32:08x}" / f"seed-{seed}"
+    folder = given.runs / f"{recipe_name(given.recipe)}-{stable_hash(values) % 2**32:08x}" / f"seed-{seed}"
     return Plan(values, folder, seed, methods, given.validation, given.proposals, given.attack, given.attacked)
 
 
@@ -215,7 +220,7 @@ def write(given: argparse.Namespace, values: Json, plans: Sequence[Plan], names:
     name = Path(model).name if Path(model).is_absolute() else model  # where a folder lies is nobody's concern
     about = {
         "command": "python benchmarks/real_model.py " + " ".join(sys.argv[1:]).replace(model, name),
-        "recipe": Path(given.recipe).stem,
+        "recipe": recipe_name(given.recipe),
         "recipe_hash": f"{stable_hash(values) % 2**32:08x}",
         "model": name,
         "seeds": ", ".join(map(str, sorted({t.seed for t in tested}))),

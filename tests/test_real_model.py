@@ -344,6 +344,11 @@ def test_what_runs_were_made_with_is_said_once():
     assert real_model.used([]) == {}
 
 
+@pytest.mark.parametrize("recipe", ["qwen2.5-0.5b-cpu", "of/mine/qwen2.5-0.5b-cpu.yaml"])
+def test_a_recipe_keeps_the_dots_of_its_name(recipe):
+    assert real_model.recipe_name(recipe) == "qwen2.5-0.5b-cpu"
+
+
 def test_an_unknown_method_is_named():
     with pytest.raises(SystemExit, match=r"no method 'prompts'.*prompt-only.*grpo-sum"):
         real_model.methods_of(VALUES, ["prompts"])
