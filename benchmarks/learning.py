@@ -409,6 +409,8 @@ def numbers(text: str) -> list[int]:
     for part in text.split(","):
         first, _, last = part.partition("-")
         out += range(int(first), int(last or first) + 1)
+        if int(last or first) < int(first):
+            raise argparse.ArgumentTypeError(f"{part!r} runs backwards; give the least first, such as 0-2")
     return out
 
 

@@ -47,11 +47,15 @@ def step(model: str, tokens: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model")
-    parser.add_argument("--tokens", type=int, default=700)
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=700, help="of the row, at least 1")
+    parser.add_argument("--pairs", type=int, default=3, help="at least 1")
     parser.add_argument("--out", type=Path, default=Path("pages"))
     parser.add_argument("--worker", action="store_true", help="one way, in this process")
     given = parser.parse_args()
+    if min(given.tokens, given.pairs) < 1:
+        parser.error("--tokens and --pairs are at least 1")
+    if given.model and not Path(given.model, "config.json").is_file():
+        parser.error(f"--model: {given.model!r} is no folder of a model, which holds a config.json")
     model = given.model or str(gguf.cached())
     if given.worker:
         print(json.dumps(step(model, given.tokens)))

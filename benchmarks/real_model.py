@@ -174,6 +174,13 @@ def say(folder: Path, result: Json) -> None:
 # ------------------------------------------------------------------------------------------------ the command line
 
 
+def count(text: str) -> int:
+    """A number of tries; 0 is none."""
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{number} is below 0")
+    return number
+
+
 def asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="agentdojo-qwen2.5-coder-0.5b-cpu", help="full FATE")
@@ -181,12 +188,12 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=DEFAULT, help=f"default: {', '.join(DEFAULT)}")
     parser.add_argument("--seeds", type=numbers, default=[0, 1, 2], help="such as 0-2 or 0,3")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="for all methods")
-    parser.add_argument("--validation", type=int, default=40, help="tries of each prompt on validation tasks")
-    parser.add_argument("--proposals", type=int, default=4, help="of prompts, by the model")
+    parser.add_argument("--validation", type=count, default=40, help="tries of each prompt on validation tasks")
+    parser.add_argument("--proposals", type=count, default=4, help="of prompts, by the model")
     parser.add_argument(
-        "--attack", type=int, default=0, metavar="QUERIES", help="tries of an adaptive attack on a task"
+        "--attack", type=count, default=0, metavar="QUERIES", help="tries of an adaptive attack on a task"
     )
-    parser.add_argument("--attacked", type=int, default=16, help="tasks that the adaptive attack sees")
+    parser.add_argument("--attacked", type=count, default=16, help="tasks that the adaptive attack sees")
     parser.add_argument("--runs", type=Path, default=Path("runs/real-model"), help="where runs are kept")
     parser.add_argument("--output", type=Path, default=Path("docs/results/real-model"), help="with .md, .json, .svg")
     parser.add_argument("--estimate", action="store_true", help="stop after the estimate")
@@ -213,6 +220,8 @@ def used(made: Sequence[Json]) -> dict[str, str]:
 def write(given: argparse.Namespace, values: Json, plans: Sequence[Plan], names: Sequence[str]) -> None:
     """Page, JSON and picture of what is there, each replaced as a whole."""
     tested = list(finished(plans, names))
+    if not tested:
+        sys.exit(f"nothing is kept under {given.runs} for this recipe, these methods and seeds")
     told = summary(tested, {name: PROMPTS.get(name) or METHODS[name].what for name in names})
     left = len(plans) * len(names) - len(tested)
     made = used([t.result["made_with"] for t in tested])

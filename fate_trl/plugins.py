@@ -8,12 +8,14 @@ hooks as everybody else's. So installing a package can neither change nor break 
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import math
 import os
 import re
 import sys
@@ -262,7 +264,8 @@ def find(type: Type, name: str) -> Component:
         if len(known) == 1:
             return next(iter(known.values()))
         many = f"{type}es" if type.endswith("s") else f"{type}s"
-        raise PluginError(f"{name} has {len(known)} {many} ({', '.join(known) or 'none'}); name one as {name}/NAME.")
+        as_one = f"{name.rstrip('/')}/NAME"
+        raise PluginError(f"{name} has {len(known)} {many} ({', '.join(known) or 'none'}); name one as {as_one}.")
     if component not in known:
         prefix = "" if plugin == BUILTINS else f"{plugin}/"
         names = [prefix + n for n in known]
@@ -270,8 +273,19 @@ def find(type: Type, name: str) -> Component:
         elsewhere = f" Installed plugins: {', '.join(installed())}." if installed() else ""
         if name in installed():
             hint = f": that is a plugin; name a {type} of it as {name}/NAME."
+        elif plugin == BUILTINS and (places := _places(type, name)):
+            hint = f"; did you mean {places[0]!r}? A plugin's component is named with its plugin."
         raise PluginError(f"no {type} {name!r}{hint} There are: {', '.join(names) or 'none'}.{elsewhere}")
     return known[component]
+
+
+def _places(type: Type, component: str) -> list[str]:
+    """Full names of the plugins' components that are called so; plugins that do not load have none."""
+    found = []
+    for plugin in installed():
+        with contextlib.suppress(PluginError):
+            found += [f"{plugin}/{component}"] if component in components(plugin, type) else []
+    return found
 
 
 def named(type: Type, reference: str | Mapping[str, Any]) -> tuple[str, Mapping[str, Any] | None]:
@@ -391,9 +405,20 @@ def required(factory: Callable[..., Any]) -> set[str]:
     return {n for n, p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
 
 
+def finite(value: Any) -> bool:
+    """Whether all numbers in a value of a recipe, in its lists and mappings too, are finite."""
+    if isinstance(value, (list, tuple)):
+        return all(map(finite, value))
+    if isinstance(value, Mapping):
+        return all(map(finite, value.values()))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 def _convert(hint: Any, value: Any, what: str) -> Any:
     if isinstance(value, bool) and hint in (int, float):
         raise RecipeError(f"{what} is {value!r}, which is what YAML makes of yes and no; it is a number.")
+    if not finite(value):
+        raise RecipeError(f"{what} is {value!r}; numbers are finite.")
     try:
         return pydantic.TypeAdapter(hint).validate_python(value)
     except pydantic.ValidationError as error:

@@ -340,6 +340,7 @@ def test_an_installed_plugin_that_does_not_load(install, plugin, text, attribute
 
 def test_a_component_that_is_not_there_is_an_error_with_the_nearest_name(install):
     install("near-one", "near", source())
+    install("far-one", "far", source().replace('"judge"', '"jury"'))
     with pytest.raises(PluginError, match=r"no plugin 'naer' is installed; did you mean 'near'\?"):
         plugins.load("verifier", "naer/judge")
     with pytest.raises(PluginError, match=r"no verifier 'near/jugde'; did you mean 'near/judge'\? There are: near"):
@@ -348,6 +349,10 @@ def test_a_component_that_is_not_there_is_an_error_with_the_nearest_name(install
         plugins.load("verifier", "near/xyz")
     with pytest.raises(PluginError, match=r"no suite 'near/judge'\. There are: none"):
         plugins.load("suite", "near/judge")
+    with pytest.raises(
+        PluginError, match=r"no verifier 'jury'; did you mean 'far/jury'\? A plugin's component is named"
+    ):
+        plugins.load("verifier", "jury")
     with pytest.raises(PluginError, match=r"'utilty'; did you mean 'utility'\?.* Installed plugins: .*near"):
         plugins.load("verifier", "utilty")
 

@@ -367,3 +367,28 @@ def test_the_smallest_run_has_one_step_of_each_stage():
     recipe = smallest({**VALUES, "warm_start": {"num_train_epochs": 3}})
     assert all(steps_of(recipe, stage) == 1 for stage in ("warm_start", "sft", "pfpo"))
     assert (recipe.rounds, recipe.repair.accept, recipe.evaluation.tasks) == (1, "random", 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--seeds", "3-1"], "'3-1' runs backwards"),
+        (["--validation", "-1"], "-1 is below 0"),
+        (["--attack", "-3"], "-3 is below 0"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(arguments, said, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["real_model.py", *arguments])
+    with pytest.raises(SystemExit):
+        real_model.asked()
+    assert said in capsys.readouterr().err
+
+
+def test_a_page_of_nothing_takes_no_others_place(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    page.write_text("results")
+    given = ["--recipe", "quickstart", "--kept", "--runs", str(tmp_path), "--output", str(page.with_suffix(""))]
+    monkeypatch.setattr("sys.argv", ["real_model.py", *given])
+    with pytest.raises(SystemExit, match="nothing is kept under"):
+        real_model.main()
+    assert page.read_text() == "results"

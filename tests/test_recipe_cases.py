@@ -239,3 +239,44 @@ def test_a_recipe_is_checked_without_its_model(tmp_path):
     assert found["findings"][-1]["verdict"] == "error"
     assert "nobody/nothing is not in the hub's cache" in found["findings"][-1]["reason"]
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (["pfpo.beta=.nan"], "pfpo.beta is nan; numbers are finite."),
+        (["sft.learning_rate=.inf"], "sft.learning_rate is inf; numbers are finite."),
+        (["preference.loss_weights=[.nan]"], "preference.loss_weights is [nan]; numbers are finite."),
+        (
+            ["repair.selector={name: weighted-sum, args: {weights: {utility: .nan}}}"],
+            "argument 'weights' is {'utility': nan}; numbers are finite.",
+        ),
+        (["merge={name: soup, args: {weights: [.inf, 1]}}"], "merge 'soup', argument 'weights' is [inf, 1]"),
+        (["pfpo.beta=-0.1"], "pfpo.beta is -0.1; it is 0, for no KL term, or above."),
+        (["pfpo.reference=start", "pfpo.beta=-0.1"], "pfpo.beta is -0.1"),
+    ],
+)
+def test_a_number_that_is_none_is_refused_wherever_it_stands(sets, said):
+    with pytest.raises(RecipeError) as error:
+        load_recipe("quickstart", sets)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (["pfpo.reference=soup", "pfpo.beta=0.1"], "leave pfpo.reference out"),
+        (["pfpo.beta=0"], "set pfpo.beta above 0"),
+        (["pfpo.beta=0.1", "model.lora={}"], "leave model.lora out"),
+    ],
+)
+def test_a_reference_that_follows_the_policy_is_refused_where_it_cannot(sets, said):
+    with pytest.raises(RecipeError, match=r"pfpo\.sync_ref_model .*or leave pfpo\.sync_ref_model out") as error:
+        load_recipe("quickstart", ["pfpo.sync_ref_model=true", *sets])
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["pfpo.reference", "preference.loss", "selector", "repair.budget"])
+def test_what_is_no_component_is_told_that_a_name_will_do(key):
+    with pytest.raises(RecipeError, match=rf"{key}: Input should be a name, or a mapping of name and args, not 3"):
+        load_recipe("quickstart", [f"{key}=3"])

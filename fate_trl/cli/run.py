@@ -31,6 +31,7 @@ from ..recipe.components import Components
 from ..recipe.loading import load_with_components
 from ..recipe.schema import Recipe
 from ..record import dumps, stable_hash
+from ..verify.loading import tell_run
 from .card import write_cards
 from .console import AsJson, Quiet, Sets, err, out, visible
 from .progress import reporting
@@ -151,6 +152,7 @@ def _terminate(number: int, frame: Any) -> None:
 def go(asked: Recipe, components: Components, directory: RunDirectory, quiet: bool, as_json: bool) -> None:
     """Load what the recipe names, run it, and show what came out."""
     quiet_libraries()
+    tell_run([*components.verifiers, *components.held_out], directory)  # what is not there is said before torch loads
     if asked.model.endpoint is not None:
         team.require_one("a model behind an endpoint")
         from ..serve.endpoint import build  # no torch: the model runs elsewhere

@@ -149,7 +149,7 @@ class Verifier(Protocol):
       nothing else; what it holds lives as long as the process. For verifiers that load by name only.
     - `cached = True`: asking costs more than looking up. Its scores, errors excepted, are kept in the run directory
       and used again for the same trajectory (by content), version of the plugin and arguments.
-    - `in_run(run)`: called once where it scores for a run, before it is asked, with the run's `RunReader`: so it can
+    - `in_run(run)`: called where it scores for a run, before it is asked, with the run's `RunReader`: so it can
       name policies of that run. It may refuse with a RecipeError. An isolated verifier is not told.
     - `usage()`: what it spent since it was asked last, such as {"requests": 12, "prompt_tokens": 4821}. It stands in
       the record of each stage, as `judging`. An isolated verifier is not asked.

