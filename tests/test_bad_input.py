@@ -230,6 +230,10 @@ COMMANDS = {
         ["run", "GOOD", "--set", "suites.x=1"],
         ["--set suites.x: 'x' cannot be set in a list"],
     ),
+    "an override that begins as no YAML does": (
+        ["run", "GOOD", "--set", "output_dir=@1"],
+        ["--set output_dir: '@1' is not a YAML value; as text it is --set 'output_dir=\"@1\"'."],
+    ),
     "an override that is no YAML": (["run", "GOOD", "--set", "rounds=[1"], ["--set rounds: '[1' is not a YAML value"]),
     "an override of an unknown key": (["run", "GOOD", "--set", "repair.kk=1"], ["unknown recipe key 'repair.kk'"]),
     "an override out of range": (["run", "GOOD", "--set", "repair.k=0"], ["repair.k: Input should be greater"]),

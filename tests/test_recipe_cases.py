@@ -14,6 +14,7 @@ from fate_trl.cli import app
 from fate_trl.cli.progress import Lines
 from fate_trl.errors import FateError, RecipeError
 from fate_trl.recipe.loading import load_recipe
+from fate_trl.recipe.pfpo_checks import check_pfpo
 from fate_trl.recipe.schema import Model, hub_id
 
 TRL_YAML = """\
@@ -280,3 +281,13 @@ def test_a_reference_that_follows_the_policy_is_refused_where_it_cannot(sets, sa
 def test_what_is_no_component_is_told_that_a_name_will_do(key):
     with pytest.raises(RecipeError, match=rf"{key}: Input should be a name, or a mapping of name and args, not 3"):
         load_recipe("quickstart", [f"{key}=3"])
+
+
+def test_an_engine_that_samples_all_alike_is_named_wherever_it_stands():
+    class Greedy:
+        greedy_row = True
+
+    for section in ("rollout", "pfpo"):
+        recipe = load_recipe("quickstart", [f"{section}.use_vllm=true"])
+        with pytest.raises(RecipeError, match="with use_vllm all rows are sampled alike: leave use_vllm out"):
+            check_pfpo(recipe, None, [], Greedy(), ["utility"])

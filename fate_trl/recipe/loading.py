@@ -135,7 +135,8 @@ def override(data: dict[str, Any], assignment: str) -> None:
     try:
         node[last] = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError):
-        raise RecipeError(f"--set {key}: {text!r} is not a YAML value") from None
+        text_in_it = f"; as text it is --set '{key}=\"{text}\"'." if '"' not in text else "."
+        raise RecipeError(f"--set {key}: {text!r} is not a YAML value{text_in_it}") from None
 
 
 def _inner(node: Any, name: str, below: str, key: str) -> Any:

@@ -25,7 +25,7 @@ def check_pfpo(recipe: Recipe, loss: Any, callbacks: Sequence[Any], selector: An
     """Raises RecipeError where the recipe's policy loss or callbacks cannot work."""
     if recipe.pfpo is None:
         return
-    check_greedy(generation(recipe), selector, "pfpo.")
+    check_greedy(generation(recipe), selector)
     if recipe.pfpo.exchange:
         _check_exchange(recipe)
     given = {key: value for key, value in recipe.pfpo.trl.items() if value is not None}
@@ -84,14 +84,14 @@ def check_setting(
                 )
 
 
-def check_greedy(settings: Mapping[str, Any], selector: Any, where: str = "") -> None:
+def check_greedy(settings: Mapping[str, Any], selector: Any) -> None:
     """Raises RecipeError where a selector compares with a greedy row, and the engine samples all rows alike."""
     if not getattr(selector, "greedy_row", False):
         return
     for engine in ("use_vllm", "use_transformers_continuous_batching", "rollout_func"):
         if settings.get(engine):
             raise RecipeError(
-                f"{type(selector).__name__} compares with a greedy row of each group, and with {where}{engine} all "
+                f"{type(selector).__name__} compares with a greedy row of each group, and with {engine} all "
                 f"rows are sampled alike: leave {engine} out, or take another selector."
             )
 

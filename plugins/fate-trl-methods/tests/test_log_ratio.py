@@ -129,7 +129,7 @@ def test_log_ratio_names_policies_of_its_run_of_another_and_folders(run, folder)
     [
         ({"sft": "@2"}, "log-ratio: .* no policy '@2' yet.* name base, start"),
         ({"sft": "@best"}, "after the @ stands the number of a round"),
-        ({"sft": "runs/nowhere@1"}, "runs/nowhere"),
+        ({"sft": "runs/nowhere@1"}, "log-ratio: runs/nowhere@1: 'runs/nowhere' is no run directory"),
         ({"base": "/nowhere/at-all"}, "no folder '/nowhere/at-all', and it is not a hub id"),
     ],
 )
