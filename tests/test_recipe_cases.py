@@ -291,3 +291,13 @@ def test_an_engine_that_samples_all_alike_is_named_wherever_it_stands():
         recipe = load_recipe("quickstart", [f"{section}.use_vllm=true"])
         with pytest.raises(RecipeError, match="with use_vllm all rows are sampled alike: leave use_vllm out"):
             check_pfpo(recipe, None, [], Greedy(), ["utility"])
+
+
+@pytest.mark.parametrize("sets", [["merge"], ["pfpo.reference", "pfpo.beta=0.1"], ["preference.reference"]])
+def test_a_soup_of_more_policies_than_round_1_has_is_refused_before_it(sets):
+    def soup(weights):
+        return [f"{sets[0]}={{name: soup, args: {{weights: {weights}}}}}", *sets[1:]]
+
+    assert load_recipe("quickstart", soup([2, 1]))
+    with pytest.raises(RecipeError, match=rf"{sets[0]}: 3 weights, and in round 1 there are two policies"):
+        load_recipe("quickstart", soup([2, 1, 1]))

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .. import plugins
+from ..choose.merges import Soup
 from ..errors import RecipeError
 from ..process import team
 from ..verify.scoring import check_objectives
@@ -91,6 +92,7 @@ def _check_components(recipe: Recipe, made: Components) -> None:
         _check_repair(recipe.repair, objectives)
     _check_budgets(recipe)
     _check_weights(recipe, made, objectives)
+    _check_soups({"merge": made.merge, **{f"{stage}.reference": merge for stage, merge in made.references.items()}})
     measured = {"margin": recipe.evaluation.margin is not None, "keep: best": recipe.evaluation.keep == "best"}
     for key, wanted in measured.items():
         if wanted and recipe.evaluation.validation == 0:
@@ -110,6 +112,17 @@ def _check_weights(recipe: Recipe, made: Components, objectives: Sequence[str]) 
             raise RecipeError(
                 f"prompt_weights.evaluate names the objective {name!r}, which nothing scores"
                 f"{plugins.nearest(name, objectives)} The objectives are {', '.join(objectives)}."
+            )
+
+
+def _check_soups(merges: Mapping[str, Any]) -> None:
+    """Raises RecipeError for more weights than round 1 has policies, which it would find out at its end."""
+    for where, merge in merges.items():
+        weights = getattr(merge, "weights", None)
+        if isinstance(merge, Soup) and len(weights or ()) > 2:
+            raise RecipeError(
+                f"{where}: {len(weights)} weights, and in round 1 there are two policies, the newest and the one "
+                "before training; give at most two, or none for the average of all that there are."
             )
 
 
