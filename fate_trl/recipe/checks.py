@@ -118,8 +118,8 @@ def _check_weights(recipe: Recipe, made: Components, objectives: Sequence[str]) 
 def _check_soups(merges: Mapping[str, Any]) -> None:
     """Raises RecipeError for more weights than round 1 has policies, which it would find out at its end."""
     for where, merge in merges.items():
-        weights = getattr(merge, "weights", None)
-        if isinstance(merge, Soup) and len(weights or ()) > 2:
+        weights = (merge.weights or ()) if isinstance(merge, Soup) else ()
+        if len(weights) > 2:
             raise RecipeError(
                 f"{where}: {len(weights)} weights, and in round 1 there are two policies, the newest and the one "
                 "before training; give at most two, or none for the average of all that there are."
