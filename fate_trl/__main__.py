@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
 def main() -> None:
+    from .process.stop import interrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # what a shell runs in the background ignores it
+        signal.signal(signal.SIGINT, interrupt)
     try:
         from .cli import main as command
 

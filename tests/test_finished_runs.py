@@ -1,5 +1,6 @@
 """How runs begin and end on the command line: what is left behind, what is said, and that no report fails a run."""
 
+import contextlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from fate_trl.cli import app
 from fate_trl.cli import run as cli_run
 from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.assemble import assemble
+from fate_trl.process import stop
 from fate_trl.recipe.loading import find_recipe, make_recipe, read_values
 from fate_trl.report.page import report
 from fate_trl.report.reading import Run
@@ -208,6 +210,15 @@ def test_an_early_interrupt_prints_no_traceback(tmp_path, after):
     assert "Traceback" not in said
     assert process.returncode == 130
     assert not list(tmp_path.glob("run/rounds/*/*.jsonl"))
+
+
+def test_an_interrupt_that_an_import_swallowed_stops_the_run_before_it_begins(monkeypatch):
+    monkeypatch.setattr(stop, "_early", [])
+    with contextlib.suppress(KeyboardInterrupt):  # as code does that is called where nothing may be raised
+        stop.interrupt(signal.SIGINT, None)
+    with pytest.raises(stop.Stopped) as raised, stop.Stop().listening():
+        pass
+    assert raised.value.status == 130
 
 
 # ------------------------------------------------------------------------------------------------ the command itself

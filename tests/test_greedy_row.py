@@ -296,7 +296,7 @@ def test_engines_that_sample_all_rows_alike_are_refused_before_a_model_loads(tmp
     file = tmp_path / "compares.py"
     file.write_text(SELECTOR)
     keys = {"suites": ["workbench"], "selector": str(file)}
-    with pytest.raises(RecipeError, match=f"Compares compares with a greedy row of each group, and with pfpo.{engine}"):
+    with pytest.raises(RecipeError, match=f"Compares compares with a greedy row of each group, and with {engine}"):
         make_recipe({**keys, section: {engine: True}})
     make_recipe(keys)
 

@@ -25,6 +25,15 @@ class Stopped(KeyboardInterrupt):
         """What a shell expects as exit status."""
 
 
+_early: list[int] = []
+
+
+def interrupt(number: int, frame: Any) -> None:
+    """Ctrl-C while a command starts: KeyboardInterrupt, and noted, since an import may swallow that."""
+    _early.append(number)
+    raise KeyboardInterrupt
+
+
 class Stop:
     """Whether a run has been asked to stop. It looks here between chunks, stages and generation windows.
 
@@ -45,7 +54,13 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Within it the first signal is noted and a second one raises Stopped; afterwards the old handlers are back."""
+        """Within it the first signal is noted and a second one raises Stopped; afterwards the old handlers are back.
+
+        Raises:
+            Stopped: Ctrl-C came while the command started, and was swallowed.
+        """
+        if _early:
+            raise Stopped(_early[0])
         before = {number: signal.signal(number, self._note) for number in SIGNALS}
         try:
             yield

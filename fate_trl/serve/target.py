@@ -29,7 +29,7 @@ def recipe_of(target: str, model: str = "", base: str = "", sets: Sequence[str] 
     path, policy = split_policy(target)
     number = round_of(policy) if policy else -1
     if policy and not is_run(Path(path)):
-        raise RecipeError(f"{target}: {path!r} is no run directory, and what stands before an @ is one, as in RUN@2.")
+        raise RecipeError(f"{target}: {path!r} is no run directory; a run's policy is RUN or RUN@round-2.")
     if number is None:
         raise RecipeError(f"{target}: a run's policy is RUN or RUN@round-2, not @{policy}.")
     data = values_of(path, model, base, number)
