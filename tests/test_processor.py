@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fate_trl.errors import RecipeError
+from fate_trl.process import memory
 from fate_trl.recipe.loading import make_recipe
 from fate_trl.train import processor
 from fate_trl.train.models import dtype_of
@@ -96,6 +97,33 @@ def test_memory_is_given_back_from_when_it_is_short_on(monkeypatch, share, given
     called.clear()
     processor.mind_memory()
     assert not called
+
+
+@pytest.mark.parametrize(
+    ("said", "room"), [("max", None), ("1048576", 2**20), ("9223372036854771712", None), ("0", None), (None, None)]
+)
+def test_a_containers_limit_is_the_memory_there_is(monkeypatch, tmp_path, said, room):
+    file = tmp_path / "memory.max"
+    if said is not None:
+        file.write_text(said + "\n")
+    monkeypatch.setattr(memory, "LIMITS", (file,))
+    assert memory.machine_memory() == (room or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+def test_processes_of_a_launcher_share_the_memory(monkeypatch):
+    called = []
+    monkeypatch.setattr(processor, "give_memory_back", lambda: called.append(1))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    held = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    monkeypatch.setattr(processor, "machine_memory", lambda: 4 * held)  # half of it is twice what this process holds
+    processor.mind_memory()
+    assert not called
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    processor.mind_memory()
+    assert called
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc")

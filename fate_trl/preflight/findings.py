@@ -7,7 +7,6 @@ and what to do. Lengths come from a sample of tasks, spread evenly over the kind
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import tempfile
 import time
@@ -18,6 +17,7 @@ from ..errors import FateError, RecipeError
 from ..ledger.writing import RunDirectory
 from ..loop.repairing import row_of
 from ..messages import counted
+from ..process.memory import machine_memory
 from ..recipe.schema import Recipe, generation
 from ..recipe.trl_keys import trl_defaults
 from ..suites.opening import open_suites, tasks_of
@@ -184,7 +184,7 @@ def _room(device_memory: float | None) -> tuple[float, str]:
         here = device_memory is None
         room = torch.cuda.get_device_properties(0).total_memory if here else (device_memory or 0.0) * GIB
         return float(room), f"a GPU of {room / GIB:.0f} GiB"
-    room = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    room = float(machine_memory())
     return room, f"a CPU with {room / GIB:.0f} GiB"
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, TrainerCallback
 
+from ..process.memory import machine_memory
 from ..recipe.schema import Recipe
 from .models import model_folder
 
@@ -48,16 +49,16 @@ class MindsMemory(TrainerCallback):
 
 
 def mind_memory() -> None:
-    """Give freed tensors back to the system at once, from when this process holds `SHORT` of the machine's memory.
+    """Give freed tensors back to the system at once, from when this process holds `SHORT` of the machine's memory, or
+    of its part of that where several processes of a launcher share the machine.
 
     Not before: each tensor then begins with new pages, which doubles the time of a training step on some kernels, and
     costs a few per cent on others (docs/results/memory.md). On a CPU with glibc only, and not where the user set the
     threshold.
     """
     if sys.platform == "linux" and not torch.cuda.is_available() and "MALLOC_MMAP_THRESHOLD_" not in os.environ:
-        page = os.sysconf("SC_PAGE_SIZE")
-        held = int(Path("/proc/self/statm").read_text().split()[1]) * page
-        if held > SHORT * os.sysconf("SC_PHYS_PAGES") * page:
+        held = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        if held > SHORT * machine_memory() / int(os.environ.get("LOCAL_WORLD_SIZE", 1)):
             give_memory_back()
 
 
