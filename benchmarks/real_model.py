@@ -62,7 +62,6 @@ from benchmarks.real_model_runs import (
     trained,
 )
 from fate_trl.errors import FateError
-from fate_trl.ledger.layout import round_dir
 from fate_trl.ledger.writing import RunDirectory
 from fate_trl.recipe.loading import find_recipe, override, read_values
 from fate_trl.record import stable_hash
@@ -144,7 +143,7 @@ def of_method(plan: Plan, name: str, reference: Path, result: Json) -> Iterator[
         _, words = prompted(plan, "prompt-only", start, choose_wording)  # kept, where it is a method too
         yield prompted(plan, name, end_of(reference), same_words, words, result)
     if name in plan.methods and name != REFERENCE:
-        yield trained(plan, name, result["tokens"], reference / "run" / round_dir(0))
+        yield trained(plan, name, result["tokens"], reference / "run")
 
 
 def tested_start(plan: Plan, policy: Path) -> tuple[Path, Json]:

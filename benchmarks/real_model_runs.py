@@ -48,8 +48,12 @@ from fate_trl.types import Case, RolloutRequest, Task, Trajectory
 
 Json = dict[str, Any]
 TEST, VALIDATION, PROPOSALS = "test.jsonl", "validation.jsonl", "proposals.jsonl"
-BEFORE = {"model", "suites", "verifiers", "objectives", "warm_start", "evaluation", "rollout"}
-"""Sections of a recipe that round 0 depends on."""
+BEFORE = {"model", "suites", "verifiers", "objectives", "warm_start", "evaluation", "rollout", "seed"}
+"""Sections of a recipe that round 0 and what round 1 collects depend on."""
+REPAIRING = {"repair", "selector"}
+"""Those that its repairs, and the rows made of them, depend on as well."""
+SHARED = {"collect": ["rollouts"], "repair": ["repairs", "selections"], "buffer": ["buffer"]}
+"""Stages of round 1 that methods have in common, and the kinds of records that each leaves."""
 CHOOSING = ("prompt-only", "prompt-distilled", "fate-prompt")
 """Methods that choose words."""
 
@@ -190,25 +194,48 @@ def _end_with(parent: int) -> None:
 # ------------------------------------------------------------------------------------------------ training
 
 
-def train(folder: Path, recipe: Json, zero: Path | None) -> None:
-    """Run a recipe, or go on with it. `zero` is a round 0 that was made already, with the same model and suites."""
+def train(folder: Path, recipe: Json, reference: Path | None, stages: Sequence[str]) -> None:
+    """Run a recipe, or go on with it. What a run `reference` did of round 0 and in these stages of round 1 is taken
+    from there."""
     from fate_trl.cli.run import run_recipe
 
     directory = RunDirectory(folder / "run")
     if not (directory.path / "recipe.yaml").is_file():
-        if zero is not None:
-            shutil.copytree(zero, directory.path / round_dir(0), dirs_exist_ok=True)
+        if reference is not None:
+            take(RunDirectory(reference), directory, stages)
         directory.write_text("recipe.yaml", make_recipe(recipe).dump())
     run_recipe(resume=str(directory.path), quiet=True)
 
 
-def trained(plan: Plan, name: str, budget: int | None, zero: Path | None) -> tuple[Path, Json]:
-    """The folder and the result of a method that trains."""
-    folder, method = plan.place(name), plan.methods[name]
+def take(reference: RunDirectory, directory: RunDirectory, stages: Sequence[str]) -> None:
+    """Copy round 0 and stages of round 1, as far as they are there, from one run to another. Their tokens count there
+    as well."""
+    shutil.copytree(reference.path / round_dir(0), directory.path / round_dir(0), dirs_exist_ok=True)
+    done = reference.stages(1)
+    for stage in (stage for stage in stages if stage in done):
+        for kind in SHARED[stage]:
+            directory.write_text(file_of(1, kind), (reference.path / file_of(1, kind)).read_text(encoding="utf-8"))
+        directory.append(file_of(1, "stages"), [done[stage]])
+
+
+def alike(recipe: Json, reference: Json) -> list[str] | None:
+    """Stages of round 1 that two recipes do alike, with the same policy on the same seeds; None if their rounds 0 are
+    none."""
+    differ = {key for key, value in recipe.items() if value != reference[key]}
+    if differ & BEFORE:
+        return None
+    if recipe["repair"] is None:
+        return []
+    return ["collect"] if differ & REPAIRING else list(SHARED)
+
+
+def trained(plan: Plan, name: str, budget: int | None, reference: Path | None) -> tuple[Path, Json]:
+    """The folder and the result of a method that trains; `reference` is the reference's run, if that is another."""
+    folder, recipe = plan.place(name), plan.recipe(plan.methods[name], budget)
     if (found := kept(folder)) is not None:
         return folder, found
-    shares = zero if not BEFORE & {key.partition(".")[0] for key in method.changes} else None
-    apart(folder, train, folder, plan.recipe(method, budget), shares)
+    stages = alike(recipe, plan.recipe(plan.methods[REFERENCE], None))
+    apart(folder, train, folder, recipe, reference if stages is not None else None, stages or [])
     run = RunDirectory(folder / "run")
     policy = end_of(folder)
     apart(folder, test, plan, folder, policy, NONE)

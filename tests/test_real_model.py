@@ -178,10 +178,10 @@ def scripted(monkeypatch):
     def made(recipe, directory):
         return assemble(recipe, directory, lambda suites, *_: Counting(suites, gain=0.1))
 
-    def train(folder, recipe, zero):
+    def train(folder, recipe, reference, stages):
         directory = RunDirectory(folder / "run")
-        if zero is not None:
-            real_model_runs.shutil.copytree(zero, directory.path / "rounds/00", dirs_exist_ok=True)
+        if reference is not None:
+            real_model_runs.take(RunDirectory(reference), directory, stages)
         made(make_recipe(recipe), directory)()
 
     @contextmanager
@@ -231,6 +231,36 @@ def test_what_is_kept_is_not_run_again(scripted, tmp_path):
     (first[3][0] / "result.json").unlink()
     everything(plan)
     assert {name for name, _ in ran} == {"prompt-distilled"}, "and only what is missing is run"
+
+
+def test_what_a_method_does_as_the_reference_did_is_taken_from_there(scripted, tmp_path):
+    scripted(tmp_path)
+    plan = plan_in(tmp_path, validation=4, proposals=1)
+    runs = {result["method"]: RunDirectory(folder / "run") for folder, result in everything(plan)}
+    reference, repairs = runs[REFERENCE], runs["sft-repairs"]
+    for stage in ("collect", "repair", "buffer"):
+        assert repairs.stages(1)[stage] == reference.stages(1)[stage], "its seconds too"
+    assert repairs.cases("rounds/01/repairs.jsonl", "repair") == reference.cases("rounds/01/repairs.jsonl", "repair")
+    assert repairs.stages(1)["sft"] != reference.stages(1)["sft"], "what is learned is its own"
+    assert {"collect", "repair"}.isdisjoint(runs["grpo-sum"].stages(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("sft-repairs", ["collect", "repair", "buffer"]),
+        ("preference-for-pfpo", ["collect", "repair", "buffer"]),
+        ("resampling", ["collect"]),
+        ("fate-sum", ["collect"]),
+        ("grpo-sum", []),
+        ("no-benign", None),
+    ],
+)
+def test_only_what_would_come_out_the_same_is_taken(name, stages, tmp_path):
+    methods = real_model.methods_of(VALUES, [name])
+    plan = Plan(VALUES, tmp_path / "seed-0", 0, methods)
+    recipe, reference = plan.recipe(methods[name], 1000), plan.recipe(methods[REFERENCE], None)
+    assert real_model_runs.alike(recipe, reference) == stages
 
 
 def test_the_page_is_of_all_that_is_kept(scripted, tmp_path):
