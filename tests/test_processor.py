@@ -50,6 +50,26 @@ def test_products_are_timed():
     assert 0 < processor.seconds(torch.float32, rows=8, inner=16, outer=16) < 60
 
 
+def test_a_burst_of_other_work_does_not_decide(monkeypatch):
+    """While it lasts, each look at the clock is a second later; afterwards a millisecond."""
+    now = 0.0
+
+    def look():
+        nonlocal now
+        now += 1.0 if slept < 3 * processor.PAUSE else 1e-3
+        return now
+
+    def sleep(seconds):
+        nonlocal slept
+        slept += seconds
+
+    slept = 0.0
+    monkeypatch.setattr(processor.time, "perf_counter", look)
+    monkeypatch.setattr(processor.time, "sleep", sleep)
+    repeats = 100
+    assert processor.seconds(torch.float32, rows=1, inner=1, outer=1) == pytest.approx(1e-3 / repeats)
+
+
 def test_a_run_settles_once(monkeypatch):
     recipe = make_recipe(AUTO)
     monkeypatch.setattr(processor, "fastest_dtype", lambda: "bfloat16")

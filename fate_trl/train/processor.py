@@ -28,6 +28,9 @@ ROWS, INNER, OUTER = 256, 576, 1536
 TRIALS = 5
 """The fastest of so many counts, since other work only ever slows one down (ours)."""
 
+PAUSE = 0.05
+"""Seconds (ours) between trials, so that a burst of other work, such as a run that starts, ends before the last."""
+
 MAPPED = 2**18
 """Bytes (ours) from which a block of memory is given back as soon as it is free, once memory is short."""
 
@@ -112,7 +115,8 @@ def seconds(dtype: torch.dtype, rows: int = ROWS, inner: int = INNER, outer: int
     left, right = torch.ones(rows, inner, dtype=dtype), torch.ones(inner, outer, dtype=dtype)
     repeats = min(100, max(1, 10**8 // (rows * inner * outer)))
     best = float("inf")
-    for _ in range(TRIALS):
+    for trial in range(TRIALS):
+        time.sleep(PAUSE if trial else 0)
         began = time.perf_counter()
         for _ in range(repeats):
             left @ right
