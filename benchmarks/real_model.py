@@ -92,6 +92,21 @@ def methods_of(values: Json, names: Sequence[str]) -> dict[str, Method]:
     return found
 
 
+def without_twins(plan: Plan, names: Sequence[str]) -> list[str]:
+    """The names without methods that come to the same recipe as an earlier one, of which is told; a recipe may resample
+    by itself."""
+    kept: list[str] = []
+    first: dict[int, str] = {}
+    for name in names:
+        if name in plan.methods:
+            same = first.setdefault(stable_hash(plan.recipe(plan.methods[name], 1)), name)
+            if same != name:
+                print(f"{name} is {same} in this recipe, and is not run again", flush=True)
+                continue
+        kept.append(name)
+    return kept
+
+
 def on_model(values: Json, model: str) -> None:
     """Take another model: a folder has the recipe's own weights; what is named by a hub id has its own template too."""
     put(values, "model.path", model)
@@ -256,8 +271,7 @@ def main() -> None:
     methods = methods_of(values, given.methods)
     names = list(dict.fromkeys([START, *given.methods, REFERENCE]))
     plans = [plan_of(given, values, methods, seed) for seed in given.seeds]
-    for method in methods.values():
-        plans[0].recipe(method, 1)  # what is wrong with one is said before the first run
+    names = without_twins(plans[0], names)  # what is wrong with a method is said here, before the first run
     if not (given.kept or given.no_estimate):
         found = estimate(plans[0], names, len(plans))
         print(estimated(found, len(plans)), flush=True)

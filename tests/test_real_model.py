@@ -263,6 +263,15 @@ def test_only_what_would_come_out_the_same_is_taken(name, stages, tmp_path):
     assert real_model_runs.alike(recipe, reference) == stages
 
 
+@pytest.mark.parametrize(("strategy", "twins"), [("reflect", []), ("resample", ["resampling"])])
+def test_a_method_that_comes_to_the_same_recipe_is_run_once(strategy, twins, tmp_path, capsys):
+    names = ["start", "sft-repairs", "resampling", "grpo-sum", REFERENCE]
+    values = {**VALUES, "repair": {**(VALUES.get("repair") or {}), "strategy": strategy}}
+    plan = Plan(values, tmp_path / "seed-0", 0, real_model.methods_of(values, names))
+    assert real_model.without_twins(plan, names) == [name for name in names if name not in twins]
+    assert ("resampling is sft-repairs" in capsys.readouterr().out) == bool(twins)
+
+
 def test_the_page_is_of_all_that_is_kept(scripted, tmp_path):
     scripted(tmp_path)
     plan, names = plan_in(tmp_path, validation=4, proposals=1), ("start", "grpo-sum", REFERENCE)
