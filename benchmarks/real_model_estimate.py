@@ -55,7 +55,7 @@ def timed(plan: Plan) -> Json:
     recipe = smallest(plan.values)
     if not (folder / "done").exists():
         shutil.rmtree(folder / "run", ignore_errors=True)
-        apart(folder, train, folder, recipe.model_dump(mode="json"), None)
+        apart(folder, train, folder, recipe.model_dump(mode="json"), None, ())
         (folder / "done").touch()
     run = RunReader.open(folder / "run")
     stages = {**run.stages(0), **run.stages(1)}

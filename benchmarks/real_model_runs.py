@@ -90,10 +90,10 @@ class Plan:
         return self.folder / f"{name}-{stable_hash(*parts) % 2**32:08x}"
 
     def recipe(self, method: Method, budget: int | None) -> Json:
-        """A training run's recipe. It measures one test task after each round, as one must: tests come at the end."""
+        """A training run's recipe. It measures no test tasks: tests come at the end."""
         values = recipe_of(self.values, method, self.seed, budget).model_dump(mode="json")
         put(values, "evaluation.baselines", False)
-        put(values, "evaluation.tasks", 1)
+        put(values, "evaluation.tasks", 0)
         return self._settled(values)
 
     @property

@@ -354,6 +354,13 @@ def test_no_rounds_is_an_evaluation_only(tmp_path, intervals):
     assert evolution.learner.trained == []
 
 
+def test_without_test_tasks_rounds_are_judged_and_kept_all_the_same(tmp_path, intervals):
+    evolution = make(tmp_path, {"rounds": 1, "evaluation": {"tasks": 0, "baselines": True}}, learner=watched())
+    assert {row["split"] for row in evolution()} == {"validation"}
+    assert accepted(evolution) == [True]
+    assert not any(stage.startswith("eval-test") for round in (0, 1) for stage in evolution.run.stages(round))
+
+
 # ------------------------------------------------------------------------------------------------ roll-back
 
 

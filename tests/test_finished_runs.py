@@ -19,7 +19,7 @@ from fate_trl.cli import run as cli_run
 from fate_trl.ledger.writing import RunDirectory
 from fate_trl.loop.assemble import assemble
 from fate_trl.process import stop
-from fate_trl.recipe.loading import find_recipe, make_recipe, read_values
+from fate_trl.recipe.loading import find_recipe, load_recipe, make_recipe, read_values
 from fate_trl.report.page import report
 from fate_trl.report.reading import Run
 from fate_trl.suites.scripted import ScriptedLearner
@@ -153,6 +153,16 @@ def test_a_run_that_fails_before_its_first_record_is_taken_back(tmp_path, monkey
     with pytest.raises(OSError, match="no such weights"):
         invoke("run", recipe_file)
     assert not (tmp_path / "runs/first").exists()
+
+
+def test_what_a_run_left_untested_is_evaluated_on_all_tasks(tmp_path, scripted, recipe_file, monkeypatch):
+    monkeypatch.setattr("fate_trl.recipe.checks._check_model", lambda model: None)  # a scripted policy has no template
+    invoke("run", recipe_file, "--set", "evaluation.tasks=0")
+    assert not RunDirectory(tmp_path / "runs/first").cases("rounds/00/rollouts.jsonl", "eval-test")
+    done = invoke("eval", str(tmp_path / "runs/first"), "--output", str(tmp_path / "tested"), "--quiet")
+    assert done.exit_code == 0, done.output
+    tested = RunDirectory(tmp_path / "tested").cases("rounds/00/rollouts.jsonl", "eval-test")
+    assert len(tested) == load_recipe(recipe_file).suites[0].args["test"]
 
 
 def test_a_run_that_has_records_is_kept(tmp_path, scripted, monkeypatch, recipe_file):

@@ -59,6 +59,9 @@ def evaluate_model(
             if text.partition("=")[0].partition(".")[0] in _NOT_SET:
                 raise RecipeError(f"--set {text}: an evaluation trains nothing, and is written to --output.")
         overridden(data, sets)
+        evaluation = data["evaluation"]
+        if isinstance(evaluation, dict) and evaluation.get("tasks") == 0:  # a run left its test to this command
+            evaluation["tasks"] = None
         if not data["suites"]:
             raise RecipeError(
                 "give a suite to evaluate on: --suite NAME; `fate-trl suites` lists them. "

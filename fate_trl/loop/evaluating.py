@@ -82,7 +82,7 @@ class Evaluating(Stages):
 
     def _baselines(self) -> None:
         """Roll the scripted policies out on the test tasks: the numbers of a run are read beside theirs."""
-        if not self.recipe.evaluation.baselines:
+        if not self.recipe.evaluation.baselines or self.recipe.evaluation.tasks == 0:
             return
         tasks = self._sample("test", self.recipe.evaluation.tasks)
         for role in ROLES:

@@ -305,8 +305,9 @@ class PromptWeights(_Section):
 class Evaluation(_Section):
     """What is measured after each round."""
 
-    tasks: int | None = Field(None, ge=1)
-    """Test tasks, spread evenly over the kinds; null for all."""
+    tasks: int | None = Field(None, ge=0)
+    """Test tasks, spread evenly over the kinds; null for all, and 0 for none: the policies are tested later, as by
+    `fate-trl eval`."""
     validation: int | None = Field(None, ge=0)
     """The same of the validation split, for the acceptance gate; 0 accepts every round."""
     tolerance: float = Field(0.02, ge=0)
