@@ -82,6 +82,16 @@ def test_a_card_needs_metrics_of_its_round(run):
         model_card(run, 4)
 
 
+def test_a_card_of_a_run_that_left_its_test_says_so(run):
+    recipe = Recipe.model_validate({"suites": ["workbench"], "rounds": 1, "evaluation": {"tasks": 0}})
+    run.write_text("recipe.yaml", recipe.dump())
+    run.write_json("metrics.json", {"schema": 1, "rows": []})
+    card = ModelCard(model_card(run, 1))
+    assert card.data.eval_results is None
+    assert "Nothing: its run left the test to `fate-trl eval`." in card.content
+    assert "# shop-round-1" in card.content
+
+
 def test_a_card_and_an_adapter_are_written_without_a_token(run, fate, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     target = tmp_path / "card.md"

@@ -29,6 +29,7 @@ _LIMITS = """\
 - An attack success of 0 in n tasks is an interval, not a guarantee; read its upper end.
 - Attack success alone says little: read it next to `resolved` and to what refusing everything would score.
 - The model has learned to call the tools that its training tasks offered. Limits around them are still needed."""
+_UNTESTED = "Nothing: its run left the test to `fate-trl eval`."
 
 
 def model_card(run: RunReader, round: int, base: str | None = None) -> str:
@@ -40,16 +41,17 @@ def model_card(run: RunReader, round: int, base: str | None = None) -> str:
         base: Hub id of the model that it was trained from; None where it has none.
 
     Raises:
-        LedgerError: The run has no recipe, no manifest, or no metrics of that round.
+        LedgerError: The run has no recipe, no manifest, or no metrics of that round that it should have.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
     recipe, manifest, rows = _read(run)
     measured = [row for row in rows if row["split"] == "test" and row["kind"] == "all"]
     own = [row for row in measured if row["round"] == round and row["policy"] not in ("oracle", "obey", *_BESIDE)]
-    if not own:
+    untested = (recipe.get("evaluation") or {}).get("tasks") == 0
+    if not own and not untested:
         raise LedgerError(f"{run.path} has no test metrics of round {round}; evaluate it first.")
-    policy = own[-1]["policy"]
+    policy = own[-1]["policy"] if own else f"round-{round}"
     name = f"{run.path.resolve().name}-{policy}"
     results = [
         EvalResult(
@@ -70,7 +72,7 @@ def model_card(run: RunReader, round: int, base: str | None = None) -> str:
         base_model=base,
         library_name="peft" if recipe["model"].get("lora") else "transformers",
         tags=["fate-trl", "trl", "pfpo", "tool-use", "safety"],
-        eval_results=results,
+        eval_results=results or None,
     )
     parts = [
         f"---\n{data.to_yaml()}\n---",
@@ -80,11 +82,11 @@ def model_card(run: RunReader, round: int, base: str | None = None) -> str:
         if round
         else "A tool-using model, as it was before training with fate-trl.",
         "## What it was measured at",
-        *_tables(measured, policy),
+        *(_tables(measured, policy) if own else [_UNTESTED]),
         "## Data",
         _suites(manifest["suites"]),
         "## Limits",
-        _LIMITS,
+        _LIMITS if own else _LIMITS.splitlines()[-1],
         "## How to load it",
         _loading(recipe),
         "## How it was made",
