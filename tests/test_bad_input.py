@@ -197,6 +197,10 @@ RECIPES = {
         ["the chat template in models/config does not render tool calls"],
     ),
     "no chat template": ({**GOOD, "model": {"path": "models/none"}}, ["the chat template in models/none is missing"]),
+    "an adapter as the model": (
+        {**GOOD, "model": {"path": "models/adapter"}},
+        ["models/adapter holds an adapter (adapter_config.json)", "this folder as model.adapter", "merged already"],
+    ),
     "a damaged tokenizer file": (
         {**GOOD, "model": {"path": "models/damaged"}},
         ["models/damaged/tokenizer_config.json is damaged"],
@@ -293,6 +297,7 @@ def folder(tmp_path_factory):
         "plain": {"chat_template.jinja": "{{ messages }}"},
         "config": {"tokenizer_config.json": json.dumps({"chat_template": "{{ messages }}"})},
         "none": {"config.json": "{}"},
+        "adapter": {"adapter_config.json": "{}", "chat_template.jinja": "{{ tool_calls }}"},
         "damaged": {"tokenizer_config.json": "{"},
     }.items():
         (folder / "models" / name).mkdir(parents=True)

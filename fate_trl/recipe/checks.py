@@ -16,6 +16,7 @@ from ..errors import RecipeError
 from ..process import team
 from ..verify.scoring import check_objectives
 from .components import Components, components_of
+from .lora import CONFIG
 from .pfpo_checks import check_pfpo
 from .preference_checks import check_pair_loss, check_preference
 from .schema import (
@@ -293,7 +294,7 @@ def _check_model(model: Model) -> None:
         raise RecipeError("model.load_in_4bit needs model.lora: 4-bit weights are not trained themselves.")
     if model.train_tokens and model.lora is None:
         raise RecipeError("model.train_tokens needs model.lora: without it all embeddings are trained anyway.")
-    if model.adapter is not None and (model.lora is None or not Path(model.adapter, "adapter_config.json").is_file()):
+    if model.adapter is not None and (model.lora is None or not Path(model.adapter, CONFIG).is_file()):
         raise RecipeError(
             f"model.adapter: {model.adapter!r} needs model.lora, and to be a folder that holds an adapter."
         )
@@ -303,7 +304,15 @@ def _check_model(model: Model) -> None:
         template_text(model.chat_template)
     check_path(model.path)
     folder = Path(model.path).expanduser()
-    if model.path not in (*EMBEDDED, SMOLLM2) and folder.is_dir() and model.chat_template is None:
+    if model.path in (*EMBEDDED, SMOLLM2) or not folder.is_dir():
+        return
+    if (folder / CONFIG).is_file():
+        raise RecipeError(
+            f"model.path: {model.path} holds an adapter ({CONFIG}), which transformers lays over the weights that "
+            "it loads, merged ones too. Give the adapter's base as model.path and this folder as model.adapter; if its "
+            f"weights are merged already, take {CONFIG} out of it."
+        )
+    if model.chat_template is None:
         _check_template(folder)
 
 
