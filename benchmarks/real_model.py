@@ -17,7 +17,9 @@ preference stage has SFT's sizes and a rate of 2e-5. `fate-prompt` is the policy
 `prompt-only` chose.
 
 Equal tokens: full FATE runs first on each seed. Every other method gets the tokens that it took on that seed, as
-learning.py counts them: as many whole rounds as come closest; `prompt-distilled` stops before it has used more.
+learning.py counts them: as many whole rounds as come closest; `prompt-distilled` stops before it has used more. Where a
+method begins as full FATE did (round 0; of round 1 what is collected and repaired), that is taken from there: the
+tokens count as its own. Methods that come to one recipe are run once.
 
 The test is made once, with the policy (and the words) that one has at the end, on the same tasks with the same seeds of
 sampling for all. real_model_page.py says what is measured, real_model_runs.py what is kept.
