@@ -98,7 +98,7 @@ def without_twins(plan: Plan, names: Sequence[str]) -> list[str]:
     """The names without methods that come to the same recipe as an earlier one, of which is told; a recipe may resample
     by itself."""
     kept: list[str] = []
-    first: dict[int, str] = {}
+    first = {stable_hash(plan.recipe(plan.methods[REFERENCE], 1)): REFERENCE}
     for name in names:
         if name in plan.methods:
             same = first.setdefault(stable_hash(plan.recipe(plan.methods[name], 1)), name)

@@ -43,7 +43,7 @@ from fate_trl.loop.counts import tokens
 from fate_trl.loop.repairing import failures_of
 from fate_trl.loop.tasks import longest_first, sample_tasks
 from fate_trl.recipe.loading import make_recipe
-from fate_trl.record import stable_hash
+from fate_trl.record import dumps, stable_hash
 from fate_trl.types import Case, RolloutRequest, Task, Trajectory
 
 Json = dict[str, Any]
@@ -211,11 +211,11 @@ def take(reference: RunDirectory, directory: RunDirectory, stages: Sequence[str]
     """Copy round 0 and stages of round 1, as far as they are there, from one run to another. Their tokens count there
     as well."""
     shutil.copytree(reference.path / round_dir(0), directory.path / round_dir(0), dirs_exist_ok=True)
-    done = reference.stages(1)
-    for stage in (stage for stage in stages if stage in done):
-        for kind in SHARED[stage]:
-            directory.write_text(file_of(1, kind), (reference.path / file_of(1, kind)).read_text(encoding="utf-8"))
-        directory.append(file_of(1, "stages"), [done[stage]])
+    done = [record for stage, record in reference.stages(1).items() if stage in stages]
+    for kind in (kind for record in done for kind in SHARED[record["stage"]]):
+        directory.write_text(file_of(1, kind), (reference.path / file_of(1, kind)).read_text(encoding="utf-8"))
+    if done:  # as a whole: what was stopped in its middle is copied again
+        directory.write_text(file_of(1, "stages"), "".join(f"{dumps(record)}\n" for record in done))
 
 
 def alike(recipe: Json, reference: Json) -> list[str] | None:

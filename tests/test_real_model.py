@@ -272,6 +272,22 @@ def test_a_method_that_comes_to_the_same_recipe_is_run_once(strategy, twins, tmp
     assert ("resampling is sft-repairs" in capsys.readouterr().out) == bool(twins)
 
 
+def test_a_method_that_is_the_reference_gives_way_to_it(tmp_path):
+    values = {**VALUES, "repair": {"k": 4}}
+    plan = Plan(values, tmp_path / "seed-0", 0, real_model.methods_of(values, ["k-4"]))
+    assert real_model.without_twins(plan, ["start", "k-4", REFERENCE]) == ["start", REFERENCE]
+
+
+def test_what_was_half_copied_is_copied_again(scripted, tmp_path):
+    scripted(tmp_path)
+    plan = plan_in(tmp_path, validation=4, proposals=1)
+    reference = RunDirectory(next(real_model.on_seed(plan, ()))[0] / "run")
+    copy, stages = RunDirectory(tmp_path / "copy"), ["collect", "repair", "buffer"]
+    for _ in range(2):
+        real_model_runs.take(reference, copy, stages)
+    assert [record["stage"] for record in copy.read("rounds/01/stages.jsonl")] == stages
+
+
 def test_the_page_is_of_all_that_is_kept(scripted, tmp_path):
     scripted(tmp_path)
     plan, names = plan_in(tmp_path, validation=4, proposals=1), ("start", "grpo-sum", REFERENCE)
