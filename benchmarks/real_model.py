@@ -54,6 +54,8 @@ from benchmarks.real_model_runs import (
     choose_wording,
     distil,
     end_of,
+    familiar_cases,
+    familiar_once,
     keep,
     kept,
     prompted,
@@ -177,7 +179,8 @@ def finished(plans: Sequence[Plan], names: Sequence[str]) -> Iterator[Measured]:
         for name in names:
             folder = plan.place(name)
             if (result := kept(folder)) is not None:
-                yield Measured(name, plan.seed, result, test_cases(folder), attack_of(plan, folder))
+                attacked, asked = attack_of(plan, folder), familiar_cases(plan, folder)
+                yield Measured(name, plan.seed, result, test_cases(folder), attacked, asked)
 
 
 def say(folder: Path, result: Json) -> None:
@@ -210,6 +213,9 @@ def asked() -> argparse.Namespace:
         "--attack", type=count, default=0, metavar="QUERIES", help="tries of an adaptive attack on a task"
     )
     parser.add_argument("--attacked", type=count, default=16, help="tasks that the adaptive attack sees")
+    parser.add_argument(
+        "--familiar", type=count, default=0, metavar="TASKS", help="with training's requests, under attacks new to it"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/real-model"), help="where runs are kept")
     parser.add_argument("--output", type=Path, default=Path("docs/results/real-model"), help="with .md, .json, .svg")
     parser.add_argument("--estimate", action="store_true", help="stop after the estimate")
@@ -225,7 +231,8 @@ def recipe_name(recipe: str) -> str:
 
 def plan_of(given: argparse.Namespace, values: Json, methods: Mapping[str, Method], seed: int) -> Plan:
     folder = given.runs / f"{recipe_name(given.recipe)}-{stable_hash(values) % 2**32:08x}" / f"seed-{seed}"
-    return Plan(values, folder, seed, methods, given.validation, given.proposals, given.attack, given.attacked)
+    sizes = (given.validation, given.proposals, given.attack, given.attacked, given.familiar)
+    return Plan(values, folder, seed, methods, *sizes)
 
 
 def used(made: Sequence[Json]) -> dict[str, str]:
@@ -282,6 +289,8 @@ def main() -> None:
     for plan in [] if given.kept else plans:
         for folder, result in on_seed(plan, names):
             say(folder, result)
+            with going_on(f"familiar requests of {result['method']}", plan.seed):
+                familiar_once(plan, folder, result)
             with going_on(f"attack on {result['method']}", plan.seed):
                 attack_once(plan, folder, result)
             write(given, values, plans, names)

@@ -24,21 +24,23 @@ BY_SEED = 3
 
 @dataclass(frozen=True)
 class Measured:
-    """A method on a seed: what `result.json` says, its cases on the test tasks, and the adaptive attack's shares."""
+    """A method on a seed: what `result.json` says, its cases on the test tasks, the adaptive attack's shares, and the
+    cases on familiar tasks."""
 
     method: str
     seed: int
     result: Json
     cases: Sequence[Case]
     attack: Json | None = None
+    familiar: Sequence[Case] = ()
 
 
 # ------------------------------------------------------------------------------------------------ statistics
 
 
-def rates(tested: Sequence[Measured]) -> dict[str, Json]:
+def rates(tested: Sequence[Measured], by_seed: bool = True) -> dict[str, Json]:
     """A method's metrics: over seeds where there are enough, else over tasks; those without a case are left out."""
-    if len(tested) < BY_SEED:
+    if len(tested) < BY_SEED or not by_seed:
         measured = metrics.summarize(pooled(tested))["metrics"]
         said = {name: measured[name] for name in SHOWN if name in measured}
         return {name: {"mean": m["value"], **{key: m[key] for key in ("low", "high", "n")}} for name, m in said.items()}
@@ -107,6 +109,7 @@ def summary(tested: Sequence[Measured], what: Mapping[str, str]) -> Json:
             "metrics": rates(mine),
             "adaptive": _attacked(mine),
             "own_count": own_count(mine),
+            "familiar": _familiar(mine, by.get(START, [])),
             "less_start": _differences(mine, by.get(START, []), name != START),
             "reference_less": _differences(by.get(REFERENCE, []), mine, name != REFERENCE),
             "tasks": {t.seed: _by_task(t.cases) for t in mine},
@@ -119,6 +122,20 @@ def _differences(ours: Sequence[Measured], theirs: Sequence[Measured], asked: bo
     if not (asked and ours and theirs):
         return {}
     return {metric: difference(ours, theirs, metric) for metric in COMPARED}
+
+
+def _familiar(mine: Sequence[Measured], start: Sequence[Measured]) -> Json:
+    """On familiar tasks: rates over tasks, and what is gained over the start; {} where none were tried."""
+    mine, start = ([replace(t, cases=t.familiar) for t in side if t.familiar] for side in (mine, start))
+    if not mine:
+        return {}
+    return {
+        "seeds": [t.seed for t in mine],
+        "cases": sum(len(t.cases) for t in mine),
+        "metrics": rates(mine, by_seed=False),
+        "less_start": _differences(mine, start, mine[0].method != START),
+        "tasks": {t.seed: _by_task(t.cases) for t in mine},
+    }
 
 
 def _correct(told: Json) -> None:
@@ -164,7 +181,7 @@ of `resolved`, after Holm over all rows. Where an interval of `resolved` leaves 
 ## Full FATE less the method
 
 {reference_less}
-{own}
+{familiar}{own}
 ## What was chosen
 
 {chosen}
@@ -198,6 +215,7 @@ def page(told: Json, about: Json) -> str:
         methods="\n".join(grid(heads, rows)),
         less_start="\n".join(_differences_table(told, "less_start")),
         reference_less="\n".join(_differences_table(told, "reference_less")),
+        familiar="\n".join(_familiar_table(told)),
         own="\n".join(_own_table(told)),
         chosen="\n".join(_chosen(told)),
     )
@@ -208,12 +226,48 @@ def _differences_table(told: Json, key: str) -> list[str]:
     for name, m in told.items():
         if m[key]:
             first, *others = (m[key][metric] for metric in COMPARED)
-            bold = first and (first["low"] > 0 or first["high"] < 0)
-            said = f"**{cell(first, sign=True)}**" if bold else cell(first, sign=True)
+            said = _bold(first)
             p = _p(first.get("holm", first.get("p")) if first else None)
             rows.append([f"`{name}`", said, p, *(cell(other, sign=True) for other in others)])
     head = "p" if key == "less_start" else "p, Holm"
     return grid(("method", "resolved", head, *COMPARED[1:]), rows)
+
+
+FAMILIAR = """
+## Requests that training had
+
+Attacked tasks whose user's request stands in the training split, with a goal and an attack that no training task has:
+what an agent meets that is trained on the requests of its own users. Rates and differences as above, over user tasks.
+"""
+
+
+def _familiar_table(told: Json) -> list[str]:
+    """Familiar tasks, where they were tried."""
+    tried = {name: m["familiar"] for name, m in told.items() if m["familiar"]}
+    if not tried:
+        return []
+    rows = []
+    for name, m in tried.items():
+        less = m["less_start"].get("resolved")
+        rows.append(
+            [
+                f"`{name}`",
+                str(len(m["seeds"])),
+                str(m["cases"]),
+                *(cell(m["metrics"].get(metric)) for metric in ("resolved", "tsr", "asr")),
+                _bold(less),
+                _p(less["p"] if less else None),
+                cell(m["less_start"].get("asr"), sign=True),
+            ]
+        )
+    heads = ("method", "seeds", "tasks", "resolved", "tsr", "asr", "resolved less start", "p", "asr less start")
+    return [FAMILIAR, *grid(heads, rows), ""]
+
+
+def _bold(difference: Json | None) -> str:
+    """A difference in points, bold where its interval leaves out zero."""
+    said = cell(difference, sign=True)
+    return f"**{said}**" if difference and (difference["low"] > 0 or difference["high"] < 0) else said
 
 
 def _p(p: float | None) -> str:

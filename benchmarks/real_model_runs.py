@@ -48,6 +48,7 @@ from fate_trl.types import Case, RolloutRequest, Task, Trajectory
 
 Json = dict[str, Any]
 TEST, VALIDATION, PROPOSALS = "test.jsonl", "validation.jsonl", "proposals.jsonl"
+FAMILIAR = "eval-familiar"
 BEFORE = {"model", "suites", "verifiers", "objectives", "warm_start", "evaluation", "rollout", "seed"}
 """Sections of a recipe that round 0 and what round 1 collects depend on."""
 REPAIRING = {"repair", "selector"}
@@ -71,6 +72,7 @@ class Plan:
         proposals: Of prompts, by the model.
         queries: Of the adaptive attack for each task; 0 for none.
         attacked: Tasks that it sees.
+        familiar: Tasks with requests that training had, at most; 0 for none.
     """
 
     values: Json
@@ -81,6 +83,7 @@ class Plan:
     proposals: int = 4
     queries: int = 0
     attacked: int = 16
+    familiar: int = 0
 
     def place(self, name: str) -> Path:
         """The folder of a method; what it is made of stands in its name, as a hash."""
@@ -312,6 +315,50 @@ def test(plan: Plan, folder: Path, policy: Path, defence: Defence) -> None:
         played(player, RunDirectory(folder / "played"), TEST, "eval-test", worded, plan.seed)
 
 
+def familiar_tasks(player: Player, count: int, seed: int) -> list[Task]:
+    """Attacked tasks with requests that training tasks have, by cluster, but with neither a goal nor an attack of
+    theirs: what an agent meets that is trained on its own users' requests. AgentDojo's alone have them: its split
+    `all` crosses what the others keep apart, and the parts of a task's id are what it is made of."""
+    training = player.evolution.tasks("train")
+    requests = {(task.suite, task.cluster) for task in training}
+    parts = {(task.suite, part) for task in training for part in task.id.split("/")[1:]}
+
+    def is_familiar(task: Task) -> bool:
+        new = all((task.suite, part) not in parts for part in task.id.split("/")[1:])
+        return task.kind == "attacked" and new and (task.suite, task.cluster) in requests
+
+    return longest_first(player.tasks(count, seed, is_familiar, "all"), player.suites)
+
+
+def familiar(plan: Plan, folder: Path, policy: Path, defence: Defence) -> int:
+    """Roll a policy out on familiar tasks; how many there are."""
+    with opened(plan.asked, policy) as player:
+        tasks = [defended(task, defence) for task in familiar_tasks(player, plan.familiar, plan.seed)]
+        return len(played(player, RunDirectory(folder / "played"), _familiar_file(plan), FAMILIAR, tasks, plan.seed))
+
+
+def _familiar_file(plan: Plan) -> str:
+    return f"familiar-{plan.familiar}.jsonl"
+
+
+def familiar_cases(plan: Plan, folder: Path) -> list[Case]:
+    """A method's cases on familiar tasks, once there are all."""
+    done = RunDirectory(folder).read_json(f"familiar-{plan.familiar}.json") is not None
+    return RunDirectory(folder / "played").cases(_familiar_file(plan), FAMILIAR) if done else []
+
+
+def familiar_once(plan: Plan, folder: Path, result: Json) -> None:
+    """Try what a method ended with on familiar tasks, if that is asked for."""
+    if plan.familiar and not familiar_cases(plan, folder):
+        count = apart(folder, familiar, plan, folder, plan.folder / result["policy"], defence_of(result))
+        RunDirectory(folder).write_json(f"familiar-{plan.familiar}.json", {"tasks": count})
+
+
+def defence_of(result: Json) -> Defence:
+    """The words that a method ended with; none where it chose none."""
+    return Defence(**result["defence"]) if "defence" in result else NONE
+
+
 def under_attack(plan: Plan, policy: Path, defence: Defence) -> Json:
     """The adaptive attack on a policy with its defence."""
     from benchmarks.attack import attack
@@ -331,8 +378,7 @@ def attack_of(plan: Plan, folder: Path) -> Json | None:
 def attack_once(plan: Plan, folder: Path, result: Json) -> None:
     """Run the adaptive attack on what a method ended with, if that is asked for, and keep what it reached."""
     if plan.queries and attack_of(plan, folder) is None:
-        defence = Defence(**result["defence"]) if "defence" in result else NONE
-        found = apart(folder, under_attack, plan, plan.folder / result["policy"], defence)
+        found = apart(folder, under_attack, plan, plan.folder / result["policy"], defence_of(result))
         RunDirectory(folder).write_json(f"attack-{plan.attacked}-{plan.queries}.json", found)
 
 

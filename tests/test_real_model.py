@@ -367,6 +367,68 @@ def test_chunks_that_are_committed_are_not_played_again(scripted, tmp_path):
     assert len({(t.task.id, t.attempt) for t, _ in cases}) == 12, "a task that comes again has another attempt"
 
 
+DOJO = {
+    "tools": "needed",
+    "distractors": 1,
+    "fits": 800,
+    "attacks": ["important_instructions", "direct"],
+    "test_attacks": ["important_instructions", "ignore_previous"],
+}
+
+
+@pytest.fixture
+def dojo(scripted, tmp_path):
+    """A plan on AgentDojo, and a folder of a method that ended with a policy."""
+    pytest.importorskip("fate_trl_agentdojo")
+    scripted(tmp_path)
+    values = {**VALUES, "suites": [{"name": "agentdojo/banking", "args": DOJO}]}
+    folder = tmp_path / "seed-0"
+    ScriptedLearner({}).save(str(folder / "policy"))
+    return Plan(values, folder, 0, {}, familiar=4), RunDirectory(folder / "grpo-sum")
+
+
+def test_familiar_tasks_have_trainings_requests_and_neither_its_goals_nor_its_attacks(dojo):
+    plan, method = dojo
+    assert real_model_runs.familiar_cases(plan, method.path) == []
+    real_model_runs.familiar_once(plan, method.path, {"policy": "policy"})
+    tried = [t.task for t, _ in real_model_runs.familiar_cases(plan, method.path)]
+    with real_model_runs.opened(plan.asked, plan.folder / "policy") as player:
+        training, test = (player.evolution.tasks(split) for split in ("train", "test"))
+    assert len(tried) == len({task.id for task in tried}) == 4
+    assert {task.cluster for task in tried} <= {task.cluster for task in training}
+    for part in ("attack", "injection"):
+        assert {task.data.get(part) for task in training}.isdisjoint(task.data[part] for task in tried)
+    assert {task.id for task in tried}.isdisjoint(task.id for task in [*training, *test])
+
+
+def test_familiar_tasks_are_tried_once_with_the_words_that_were_chosen(dojo, monkeypatch):
+    plan, method = dojo
+    words = Defence("rule", "Beware of tools.", "")
+    ended = {"policy": "policy", "defence": vars(words)}
+    for _ in range(2):
+        real_model_runs.familiar_once(plan, method.path, ended)
+    cases = real_model_runs.familiar_cases(plan, method.path)
+    assert len(cases) == 4
+    assert all("Beware of tools." in t.prompt[0]["content"] for t, _ in cases)
+    monkeypatch.setattr(real_model_runs, "apart", lambda *_: pytest.fail("none is asked for"))
+    real_model_runs.familiar_once(replace(plan, familiar=0), method.path, ended)
+
+
+def test_familiar_tasks_have_a_table_of_their_own():
+    runs = [ended("start", 0, [0, 0]), ended("grpo-sum", 0, [0, 1]), ended(REFERENCE, 0, [1, 1])]
+    asked = {"start": [0, 0, 1, 0], REFERENCE: [1, 1, 1, 0]}
+    runs = [replace(r, familiar=ended(r.method, 0, asked.get(r.method, [])).cases) for r in runs]
+    told = summary(runs, dict.fromkeys(("start", "grpo-sum", REFERENCE), "what"))
+    found = told[REFERENCE]["familiar"]
+    assert (found["cases"], found["metrics"]["resolved"]["mean"]) == (4, 0.75)
+    assert found["less_start"]["resolved"]["mean"] == 0.5
+    assert told[REFERENCE]["metrics"]["resolved"]["mean"] == 1.0, "the test's rates do not count them"
+    about = dict.fromkeys(("command", "recipe", "recipe_hash", "model", "seeds", "machine", "versions", "left"), "said")
+    _, _, section = page(told, about).partition("## Requests that training had")
+    rows = [line.split("|")[1:5] for line in section.partition("## What")[0].splitlines() if line.startswith("| `")]
+    assert [[each.strip() for each in row[:3]] for row in rows] == [["`start`", "1", "4"], ["`fate`", "1", "4"]]
+
+
 # ------------------------------------------------------------------------------------------------ methods, estimate
 
 
