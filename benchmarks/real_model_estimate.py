@@ -12,12 +12,13 @@ import copy
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.learning import put, recipe_of
 from benchmarks.learning_methods import METHODS, REFERENCE, Method
-from benchmarks.real_model_runs import Plan, apart, train
+from benchmarks.real_model_runs import SHARED, Plan, alike, apart, train
 from fate_trl.ledger.reading import RunReader
 from fate_trl.loop.counts import tokens_of_round
 from fate_trl.recipe.loading import make_recipe
@@ -84,19 +85,29 @@ def steps_of(recipe: Recipe, stage: str) -> int:
     return math.ceil(rows * keys["num_train_epochs"] / batch)
 
 
-def training(recipe: Recipe, cost: Json) -> tuple[float, float]:
-    """Seconds of the warm start, and of all rounds of full FATE."""
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of full FATE: of round 0, of all other rounds, and of that the stages of round 1 that others share."""
+
+    zero: float
+    rounds: float
+    shared: Mapping[str, float]
+
+
+def training(recipe: Recipe, cost: Json) -> Spent:
+    """What full FATE would take."""
     tasks, repair = recipe.rollout.tasks or 500, recipe.repair
     each = {name: seconds * steps_of(recipe, name) for name, seconds in cost["steps"].items()}
-    round = tasks * cost["episode"] + sum(each.get(name, 0.0) for name in ("sft", "pfpo"))
+    shared = {"collect": tasks * cost["episode"]}
     if repair is not None:
-        round += min(tasks, repair.max_failures or tasks) * repair.k * cost["candidate"]
+        shared["repair"] = min(tasks, repair.max_failures or tasks) * repair.k * cost["candidate"]
     validation = (recipe.evaluation.validation or 0) * cost["episode"]
-    return each.get("warm_start", 0.0) + validation, recipe.rounds * (round + validation)
+    round = sum(shared.values()) + sum(each.get(name, 0.0) for name in ("sft", "pfpo")) + validation
+    return Spent(each.get("warm_start", 0.0) + validation, recipe.rounds * round, shared)
 
 
-def of_kept(run: Path) -> tuple[float, float] | None:
-    """The same of a run that is finished."""
+def of_kept(run: Path) -> Spent | None:
+    """What full FATE took, if its run is finished."""
     if not (run / "metrics.json").is_file():
         return None
     found = RunReader.open(run)
@@ -104,21 +115,31 @@ def of_kept(run: Path) -> tuple[float, float] | None:
     if not any(tokens_of_round(stages) for stages in rounds[1:]):
         return None
     zero, *others = (sum(record["seconds"] for record in stages.values()) for stages in rounds)
-    return zero, sum(others)
+    shared = {stage: record["seconds"] for stage, record in rounds[1].items() if stage in SHARED}
+    return Spent(zero, sum(others), shared)
+
+
+def seconds_of(plan: Plan, name: str, fate: Spent) -> float:
+    """Of a training method at equal tokens: as long as full FATE, less what it takes from there."""
+    if name == REFERENCE:
+        return fate.zero + fate.rounds
+    stages = alike(plan.recipe(plan.methods[name], None), plan.recipe(plan.methods[REFERENCE], None))
+    if stages is None:
+        return fate.zero + fate.rounds
+    return fate.rounds - sum(fate.shared.get(stage, 0.0) for stage in stages)
 
 
 def estimate(plan: Plan, names: Sequence[str], seeds: int) -> Json:
-    """Hours of the whole comparison, and how they were found; methods at equal tokens take as long as full FATE."""
+    """Hours of the whole comparison, and how they were found."""
     recipe, cost = make_recipe({**plan.values}), timed(plan)
-    warm, rounds = of_kept(plan.place(REFERENCE) / "run") or training(recipe, cost)
+    fate = of_kept(plan.place(REFERENCE) / "run") or training(recipe, cost)
     found = tasks_of(open_suites(recipe.suites), "test", plan.seed)
     test = min(len(found), recipe.evaluation.tasks or len(found)) * cost["episode"]
     attack = (2 * plan.queries + 1) * plan.attacked * cost["episode"] if plan.queries else 0.0
-    one = plan.validation * cost["episode"]
+    familiar, one = plan.familiar * cost["episode"], plan.validation * cost["episode"]
     choosing = {"prompt-only": 3 * one, "prompt-distilled": (1 + plan.proposals) * one}
-    by = {name: rounds if name in plan.methods else choosing.get(name, 0.0) for name in names}
-    by[REFERENCE] += warm
-    minutes = {name: (seconds + test + attack) / 60 for name, seconds in by.items()}
+    by = {name: seconds_of(plan, name, fate) if name in plan.methods else choosing.get(name, 0.0) for name in names}
+    minutes = {name: (seconds + test + familiar + attack) / 60 for name, seconds in by.items()}
     return {**cost, "minutes": minutes, "hours": seeds * sum(minutes.values()) / 60}
 
 

@@ -11,7 +11,7 @@ from benchmarks import real_model, real_model_runs
 from benchmarks.learning_methods import METHODS, REFERENCE
 from benchmarks.policies import Player
 from benchmarks.prompt_defence import NONE, WORDINGS, Defence, best, defended, distilled, quality
-from benchmarks.real_model_estimate import smallest, steps_of, training
+from benchmarks.real_model_estimate import Spent, seconds_of, smallest, steps_of, training
 from benchmarks.real_model_page import Measured, difference, own_count, page, picture, rates, summary
 from benchmarks.real_model_runs import Plan
 from fate_trl.ledger.writing import RunDirectory
@@ -475,9 +475,18 @@ def test_the_estimate_multiplies_out():
     recipe = make_recipe({**VALUES, "rollout": {"tasks": 10}, "warm_start": {"max_steps": 5}})
     assert [steps_of(recipe, stage) for stage in ("warm_start", "sft", "pfpo")] == [5, 3, 1]
     cost = {"episode": 2.0, "candidate": 3.0, "steps": {"warm_start": 7.0, "sft": 11.0, "pfpo": 13.0}}
-    warm, rounds = training(recipe, cost)
-    assert warm == 5 * 7
-    assert rounds == 2 * (10 * 2 + 10 * 4 * 3 + 3 * 11 + 13)
+    spent = training(recipe, cost)
+    assert spent.zero == 5 * 7
+    assert spent.rounds == 2 * (10 * 2 + 10 * 4 * 3 + 3 * 11 + 13)
+    assert spent.shared == {"collect": 10 * 2, "repair": 10 * 4 * 3}
+
+
+def test_the_estimate_counts_once_what_methods_share(tmp_path):
+    names = ("sft-repairs", "fate-sum", "grpo-sum", "no-benign")
+    plan = Plan(VALUES, tmp_path / "seed-0", 0, real_model.methods_of(VALUES, names))
+    spent = Spent(100.0, 60.0, {"collect": 10.0, "repair": 20.0, "buffer": 1.0})
+    found = {name: seconds_of(plan, name, spent) for name in (*names, REFERENCE)}
+    assert found == {"sft-repairs": 29, "fate-sum": 50, "grpo-sum": 60, "no-benign": 160, REFERENCE: 160}
 
 
 def test_the_smallest_run_has_one_step_of_each_stage():
