@@ -46,6 +46,7 @@ def _factory(name: Name) -> Callable[..., Suite]:
         tools: Literal["all", "needed"] = "all",
         distractors: int = 0,
         fits: int | None = None,
+        calls: int | None = None,
         harmful: bool = False,
         system: str | None = None,
         split_seed: int = 0,
@@ -61,13 +62,15 @@ def _factory(name: Name) -> Callable[..., Suite]:
             distractors: With "needed", this many further tools, drawn by seed for each user task.
             fits: Keep only tasks whose ground-truth calls and results take at most this many characters (a token is
                 about 4), so that a short context holds them; None keeps all.
+            calls: Keep only user tasks whose ground truth takes at most this many calls, so that a small model can do
+                them; None keeps all.
             harmful: Also yield each injection task's goal as the user's own request, of kind "harmful". Several goals
                 (a hotel booking, a calendar event) are harmful only because an attacker wants them.
             system: System message; None: AgentDojo's own, "": none.
             split_seed: Seed of the splits and of the distractors.
 
         Raises:
-            SuiteError: `attacks` is empty, or `distractors` or `fits` is out of range.
+            SuiteError: `attacks` is empty, or `distractors`, `fits` or `calls` is out of range.
         """
         from .suite import AgentDojoSuite
 
@@ -79,6 +82,7 @@ def _factory(name: Name) -> Callable[..., Suite]:
             tools=tools,
             distractors=distractors,
             fits=fits,
+            calls=calls,
             harmful=harmful,
             system=system,
             split_seed=split_seed,

@@ -64,20 +64,22 @@ class AgentDojoSuite:
         tools: Literal["all", "needed"],
         distractors: int,
         fits: int | None,
+        calls: int | None,
         harmful: bool,
         system: str | None,
         split_seed: int,
     ):
         if not attacks or test_attacks == []:
             raise SuiteError(f"agentdojo/{name}: name at least one attack, such as important_instructions")
-        if distractors < 0 or (fits is not None and fits < 1):
-            raise SuiteError(f"agentdojo/{name}: distractors must be at least 0, and fits at least 1")
+        if distractors < 0 or any(most is not None and most < 1 for most in (fits, calls)):
+            raise SuiteError(f"agentdojo/{name}: distractors must be at least 0, fits and calls at least 1")
         if distractors and tools == "all":
             raise SuiteError(f"agentdojo/{name}: distractors only add to tools: needed, not to tools: all")
         self.name, self.version = name, version
         self.attacks = tuple(attacks)
         self.test_attacks = tuple(attacks if test_attacks is None else test_attacks)
-        self._needed_only, self._distractors, self._fits = tools == "needed", distractors, fits
+        self._needed_only, self._distractors = tools == "needed", distractors
+        self._fits, self._most_calls = fits, calls
         self._harmful, self._split_seed = harmful, split_seed
         self._system = load_system_message("default") if system is None else system
         self._suite = get_suite(version, name)
@@ -118,7 +120,15 @@ class AgentDojoSuite:
             tasks += [self._task(split, "attacked", user, goal, attack) for user in users for goal in goals]
         if self._harmful:
             tasks += [self._task(split, "harmful", injection=goal) for goal in injections]
-        return tuple(task for task in tasks if self._fits is None or self._length(task) <= self._fits)
+        return tuple(task for task in tasks if self._is_short(task))
+
+    def _is_short(self, task: Task) -> bool:
+        """Whether `calls` and `fits` keep a task. A harmful one's oracle refuses at once."""
+        if task.kind == "harmful":
+            return True
+        if self._most_calls is not None and len(self._user_calls(task)) > self._most_calls:
+            return False
+        return self._fits is None or self._length(task) <= self._fits
 
     def _members(self, ids: Mapping[str, Any], split: str) -> list[str]:
         return [id_ for id_ in ids if split in ("all", self._split_of[id_])]
@@ -153,8 +163,6 @@ class AgentDojoSuite:
 
     def _length(self, task: Task) -> int:
         """Characters of the oracle's calls and their results."""
-        if task.kind == "harmful":
-            return 0  # its oracle refuses at once
         episode = self.open(task)
         calls = self._user_calls(task)
         return sum(len(json.dumps(call.args)) + len(episode.execute(call.function, call.args)) for call in calls)
