@@ -45,7 +45,8 @@ def test_four_suites_are_registered():
 
 
 @pytest.mark.parametrize(
-    "options", [{"attacks": []}, {"test_attacks": []}, {"distractors": 2}, {"fits": 0}, {"distractors": -1}]
+    "options",
+    [{"attacks": []}, {"test_attacks": []}, {"distractors": 2}, {"fits": 0}, {"calls": 0}, {"distractors": -1}],
 )
 def test_options_that_cannot_work_are_errors(load, options):
     with pytest.raises(SuiteError, match="agentdojo/banking"):

@@ -102,6 +102,16 @@ def test_fits_keeps_short_tasks_only(load, play):
         assert (length <= 4000) == (task.id in kept)
 
 
+def test_calls_keeps_user_tasks_of_few_calls_and_every_harmful_one(load):
+    suite, everything = (load("slack", harmful=True, **limit) for limit in ({"calls": 3}, {}))
+    kept = {task.id for task in suite.tasks("all", 0)}
+    for task in everything.tasks("all", 0):
+        few = task.kind == "harmful" or len(everything.script(task, "oracle").calls) <= 3
+        assert (task.id in kept) == few
+    assert {"user_task_6", "injection_task_2"} < kept
+    assert "user_task_5" not in kept, "five calls, though short ones"
+
+
 def test_the_system_message_is_agentdojos_unless_given(load):
     assert "Emma Johnson" in find(load("slack"), "user_task_0").messages[0]["content"]
     assert [m["role"] for m in find(load("slack", system=""), "user_task_0").messages] == ["user"]
