@@ -3,7 +3,7 @@
 #
 # One would guess that `FunctionsRuntime.run_function` raises ValidationError for arguments that "are invalid and do not match the
 # function's input schema", as it says. It drops those that the schema does not know, and reads "3" as 3. So the share of valid calls
-# that a benchmark run shows is higher than that of any strict executor, TRL's and an MCP server's among them.
+# that a benchmark run shows is higher than that of a strict executor, such as TRL's or Inspect's.
 #
 # Seen: a call with a misspelt optional argument, and one with a text for an int, both run without an error.
 set -euo pipefail

@@ -149,6 +149,43 @@ def test_a_run_directory_is_no_file_of_results(tmp_path):
 # ------------------------------------------------------------------------------------------------ pairs
 
 
+RULES = "The same rules for each. " * 400
+"""More than the 5,120 characters of an input that Inspect's summaries hold."""
+
+
+def long_log(path, order):
+    """A log of ten samples with this order of questions, written by inspect_ai; half of the inputs are messages."""
+    import inspect_ai.log as logs
+    from inspect_ai.model import ChatMessageUser
+    from inspect_ai.scorer import Score
+
+    samples = []
+    for number, question in enumerate(order, 1):
+        asked = f"{RULES}Question {question}?"
+        given = {"input": [ChatMessageUser(content=asked)] if question % 2 else asked, "target": "x"}
+        given |= {"scores": {"match": Score(value="C" if question < 5 else "I")}}
+        metadata = {"topic": f"{RULES}{question // 2}", "record": {"rules": [RULES], "part": question // 5}}
+        samples.append(logs.EvalSample(id=number, epoch=1, metadata=metadata, **given))
+    spec = logs.EvalSpec(
+        task="t", model="m", dataset=logs.EvalDataset(), config=logs.EvalConfig(), created="2026-01-01T00:00:00Z"
+    )
+    logs.write_eval_log(logs.EvalLog(eval=spec, samples=samples, status="success"), str(path))
+    return str(path)
+
+
+@needs_inspect
+@pytest.mark.parametrize("suffix", ["eval", "json"])
+def test_long_inputs_of_inspect_logs_are_told_apart_by_their_ends(suffix, tmp_path):
+    order = np.random.default_rng(0).permutation(10).tolist()
+    before, after = long_log(tmp_path / f"a.{suffix}", range(10)), long_log(tmp_path / f"b.{suffix}", order)
+    assert len({row.content for row in read(Path(before)).rows}) == 10
+    part = only(compare_results([before, after]))
+    assert part["paired_by"] == "input"
+    assert (part["metrics"]["match"]["rose"], part["metrics"]["match"]["fell"]) == (0, 0)
+    for key, clusters in {"topic": 5, "record": 2}.items():
+        assert len({row.cluster for row in read(Path(before), Columns(cluster=key)).rows}) == clusters
+
+
 @needs_inspect
 def test_two_inspect_logs():
     part = only(compare_results([str(DATA / "inspect-a.eval"), str(DATA / "inspect-b.eval")]))

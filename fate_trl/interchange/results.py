@@ -135,8 +135,18 @@ def read(path: Path, columns: Columns | None = None) -> Results:
 # ------------------------------------------------------------------------------------------------ Inspect
 
 
+INSPECT_CUT = "(content truncated)"
+INSPECT_LEFT_OUT = "Key removed from summary"
+INSPECT_TEXT = 1000
+"""Inspect's summaries cut an input after 5,120 characters, and say so at its end. Of metadata they leave out what is
+large, and say so; texts they cut after 1,024 characters at most, and say nothing."""
+
+
 def _inspect(path: Path, columns: Columns) -> Results:
-    """A log of inspect_ai, by its own reader of summaries, which leaves transcripts and attachments alone."""
+    """A log of inspect_ai, by its own reader of summaries, which leaves transcripts and attachments alone.
+
+    Samples whose summaries are cut are read whole.
+    """
     try:
         from inspect_ai.log import read_eval_log, read_eval_log_sample_summaries
     except ImportError:
@@ -144,6 +154,8 @@ def _inspect(path: Path, columns: Columns) -> Results:
     try:
         head = read_eval_log(str(path.resolve()), header_only=True)
         summaries = read_eval_log_sample_summaries(str(path.resolve()))
+        cut = [sample for sample in summaries if _is_cut(sample, columns.cluster)]
+        whole = {(sample.id, sample.epoch): sample for sample in (_whole_samples(path, cut) if cut else ())}
     except Exception as error:  # whatever a damaged archive makes of zipfile, JSON and pydantic
         raise InterchangeError(f"{path} is no log that inspect_ai reads: {type(error).__name__}: {error}") from None
     rows, broken = [], []
@@ -152,8 +164,9 @@ def _inspect(path: Path, columns: Columns) -> Results:
         if not values:
             broken.append((str(sample.id), sample.epoch))
         else:
-            asked = sample.input if isinstance(sample.input, str) else _texts(sample.input)
-            named = _named_cluster(sample.metadata or {}, columns.cluster, f"{path}, sample {sample.id!r}: metadata")
+            said = whole.get((sample.id, sample.epoch), sample)
+            asked = said.input if isinstance(said.input, str) else _texts(said.input)
+            named = _named_cluster(said.metadata or {}, columns.cluster, f"{path}, sample {sample.id!r}: metadata")
             rows.append(_row(str(sample.id), sample.epoch, named, asked, values))
     ids = [sample.id for sample in summaries]
     return Results(
@@ -167,6 +180,28 @@ def _inspect(path: Path, columns: Columns) -> Results:
         # Samples without ids are numbered 1, 2, … after a shuffle, so a number names another sample in each log.
         numbered=all(isinstance(id, int) for id in ids),
     )
+
+
+def _is_cut(summary: Any, cluster: str) -> bool:
+    """Whether a sample's summary lacks some of its input, or of the value that names its cluster."""
+    texts = [summary.input] if isinstance(summary.input, str) else [_texts([message]) for message in summary.input]
+    named = (summary.metadata or {}).get(cluster, "")
+    if isinstance(named, str) and (len(named) > INSPECT_TEXT or named.startswith(INSPECT_LEFT_OUT)):
+        return True
+    return any(INSPECT_CUT in text for text in texts)
+
+
+def _whole_samples(path: Path, summaries: Sequence[Any]) -> Iterator[Any]:
+    """The samples of these summaries, without transcripts where the form of the log allows it."""
+    from inspect_ai.log import read_eval_log, read_eval_log_sample
+
+    file = str(path.resolve())
+    if path.suffix.lower() == ".json":
+        yield from read_eval_log(file, resolve_attachments=True).samples or ()
+        return
+    for summary in summaries:
+        left_out = {"events", "messages", "store"}
+        yield read_eval_log_sample(file, summary.id, summary.epoch, resolve_attachments=True, exclude_fields=left_out)
 
 
 def _inspect_scores(scores: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
