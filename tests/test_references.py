@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from safetensors.torch import load_file
 from test_checkpoints import At, Killed
@@ -158,6 +160,18 @@ def test_soup_as_reference_of_equal_policies_changes_no_bit(folder, tmp_path, lo
     assert len(logs[0]) == 2
     after, wanted = held.model.state_dict(), plain.model.state_dict()
     assert all(torch.equal(after[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("stage", ["pfpo", "preference"])
+def test_a_stage_begins_at_its_reference_where_tokens_are_trained(folder, stage):  # noqa: F811
+    """TRL's copy of an adapter leaves trained rows as they were before any training."""
+    words = tiny.make_tokenizer().convert_ids_to_tokens(range(20, 30))
+    model = {"path": str(folder), "lora": {"r": 4}, "threads": 1, "train_tokens": words}
+    made = moved(made_of(folder, None, model=model), 5)
+    asked = requests(made, "pfpo") if stage == "pfpo" else PAIRS
+    log = getattr(made, stage)(asked, 3, None)["log"]
+    name, value = {"pfpo": ("kl", 0.0), "preference": ("loss", math.log(2))}[stage]
+    assert next(entry[name] for entry in log if name in entry) == pytest.approx(value, abs=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------ what is held to it

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from peft.utils import TrainableTokensWrapper
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
@@ -89,6 +90,9 @@ def load_weights(model: Model, tokenizer: Any = None) -> Any:
         trained = _train_tokens(loaded, tokenizer, model.train_tokens)
         settings = {**model.lora.model_dump(), "trainable_token_indices": trained}
         loaded = get_peft_model(loaded, LoraConfig(task_type="CAUSAL_LM", **settings))
+        head = loaded.get_output_embeddings()
+        if isinstance(head, TrainableTokensWrapper):  # tied to embeddings; TRL asks it for what peft does not hand on
+            head.bias = head.original_module.bias
     if model.adapter is not None:
         set_peft_model_state_dict(loaded, load_file(Path(model.adapter) / ADAPTER))
     keep_gradients(loaded)

@@ -26,6 +26,7 @@ from ..ledger.components import metrics_of
 from ..recipe.pfpo_checks import OF_TRLS_LOSS, check_setting
 from .greedy import GreedyTrainer
 from .plugin_loss import scalar
+from .reference import complete_reference
 from .selection import Question
 
 REWARD, VALID = "fate_trl reward", "fate_trl valid"
@@ -75,6 +76,7 @@ class LossTrainer(GreedyTrainer):
         if self.policy_loss is not None or self.components_told:
             self._check_loss(named["args"], evaluates=named.get("eval_dataset") is not None)
         super().__init__(*given, **named)
+        complete_reference(self.model)
 
     @property
     def measured(self) -> dict[str, float]:

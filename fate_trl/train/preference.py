@@ -38,6 +38,7 @@ from .pair_facts import (
     sequences_of,
 )
 from .plugin_loss import scalar
+from .reference import complete_reference
 
 logger = logging.getLogger(__name__)
 
@@ -143,6 +144,7 @@ class PairTrainer(DPOTrainer):
             processing_class=tokenizer,
             callbacks=callbacks,
         )
+        complete_reference(self.model)
         self.pair_loss = pair_loss
         if pair_loss is not None:
             self.loss_types, self.loss_weights = [], []

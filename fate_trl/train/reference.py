@@ -1,4 +1,4 @@
-"""A saved policy as the reference of TRL's trainers, in the place of the policy that the training begins with."""
+"""The reference of TRL's trainers: all of the policy that the training begins with, or a saved policy in its place."""
 
 from __future__ import annotations
 
@@ -11,6 +11,19 @@ from .models import policy_in, take_weights
 
 ADAPTER = "ref"
 """TRL's name for the copy of the adapter that it compares with."""
+
+
+def complete_reference(model: Any) -> None:
+    """Give the adapter that TRL compares with what its copy leaves out, so that the training begins at its reference.
+
+    TRL copies the weights in whose names the adapter's stands in the middle. It stands at the end in those of rows of
+    trained tokens (`trainable_token_indices`) and of LoRA on embeddings: those would be as before any training.
+    """
+    weights = dict(model.named_parameters())
+    for name, own in weights.items():
+        copy = weights.get(f"{name.removesuffix('default')}{ADAPTER}")
+        if name.endswith(".default") and copy is not None:
+            copy.data.copy_(own.data)
 
 
 def set_reference(trainer: Any, folder: str) -> None:
