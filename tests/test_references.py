@@ -174,6 +174,26 @@ def test_a_stage_begins_at_its_reference_where_tokens_are_trained(folder, stage)
     assert next(entry[name] for entry in log if name in entry) == pytest.approx(value, abs=1e-6)
 
 
+@pytest.mark.parametrize(("asked", "rates"), [({}, {0.0}), ({"disable_dropout": False}, {0.5})])
+def test_pfpo_samples_and_trains_without_dropout_and_gives_it_back(folder, asked, rates):  # noqa: F811
+    made = made_of(folder, {"r": 4, "lora_dropout": 0.5}, pfpo={**PFPO, **asked})
+    seen = set()
+
+    class Looking(PFPOTrainer):
+        def _generate(self, prompts):
+            seen.update(dropout_rates(self.model))
+            return super()._generate(prompts)
+
+    made.trainer = Looking
+    made.pfpo(requests(made, "pfpo"), 3, None)
+    assert seen == rates
+    assert set(dropout_rates(made.model)) == {0.5}
+
+
+def dropout_rates(model):
+    return [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)]
+
+
 # ------------------------------------------------------------------------------------------------ what is held to it
 
 

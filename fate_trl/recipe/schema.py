@@ -93,7 +93,7 @@ class Lora(_Section):
     lora_alpha: int = Field(32, ge=1)
     """Their scale: what they add is multiplied by lora_alpha / r."""
     lora_dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout before them while training."""
+    """Dropout before them in SFT; other stages train without, unless their `disable_dropout` is false."""
     target_modules: str | list[str] = "all-linear"
     """Names of the layers that get them, or `all-linear`."""
 

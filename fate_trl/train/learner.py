@@ -393,16 +393,18 @@ class TrlLearner:
         self, requests: Sequence[RolloutRequest], seed: int, scratch: str | None = None, reference: str | None = None
     ) -> dict[str, Any]:
         assert self.recipe.pfpo is not None
-        settings = self.recipe.pfpo.trl
+        # TRL samples in training mode: with dropout it would reward another policy, whose first ratio is not 1.
+        settings = {"disable_dropout": True, **self.recipe.pfpo.trl}
         readable = [self._readable(request) for request in requests]
-        trainer = self._pfpo_trainer(readable, seed, trains=True, **settings, **output_of(scratch))
-        trainer.tally = Tally() if self.recipe.pfpo.budget is not None else None
-        trainer.exchanges = self.recipe.pfpo.exchange
-        if reference is not None:
-            set_reference(trainer, reference)
-        elif trainer.ref_model is not None:  # TRL loads the model as it was given; the KL term is to the stage's start
-            trainer.accelerator.unwrap_model(trainer.ref_model).load_state_dict(self.model.state_dict())
-        summary = self._run(trainer, scratch, trainer.between_generations, "save_steps" not in settings)
+        with preference.dropout_kept(self.model):
+            trainer = self._pfpo_trainer(readable, seed, trains=True, **settings, **output_of(scratch))
+            trainer.tally = Tally() if self.recipe.pfpo.budget is not None else None
+            trainer.exchanges = self.recipe.pfpo.exchange
+            if reference is not None:
+                set_reference(trainer, reference)
+            elif trainer.ref_model is not None:  # TRL loads the model as it was given; the stage's start is meant
+                trainer.accelerator.unwrap_model(trainer.ref_model).load_state_dict(self.model.state_dict())
+            summary = self._run(trainer, scratch, trainer.between_generations, "save_steps" not in settings)
         told = metrics_of(self.selector)
         summary |= {"selector": told} if told else {}
         summary |= {} if trainer.tally is None else {"tried": trainer.tally.tried}
