@@ -12,8 +12,8 @@ import pytest
 import tiny
 import torch
 from datasets import Dataset
-from peft import LoraConfig
-from transformers import HfArgumentParser, LlamaForSequenceClassification
+from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, HfArgumentParser, LlamaForSequenceClassification
 from trl import GRPOConfig, GRPOTrainer
 
 from fate_trl import plugins
@@ -616,6 +616,21 @@ def test_without_a_configuration_there_is_a_pfpo_one(tmp_path, monkeypatch):
     model.config._name_or_path = "somebody/tiny"
     trainer = PFPOTrainer(model, length, train_dataset=prompts(), processing_class=tokenizer)
     assert trainer.args.output_dir == "tiny-PFPO"
+
+
+@pytest.mark.parametrize("fresh", [False, True], ids=["no peft_config", "a peft_config"])
+def test_an_adapter_that_transformers_loaded_is_refused(tmp_path, fresh):
+    """TRL would train nothing of it, or begin without it; peft's own class goes on from it."""
+    lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    tiny.make_model(tiny.make_tokenizer()).save_pretrained(tmp_path / "base")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    get_peft_model(base, lora).save_pretrained(tmp_path / "adapter")
+    more = {"peft_config": lora} if fresh else {}
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    with pytest.raises(RecipeError, match=r"AutoPeftModelForCausalLM\.from_pretrained"):
+        make(tmp_path, length, model=loaded, more=more)
+    learning = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter", is_trainable=True)
+    assert any(weights.requires_grad for weights in make(tmp_path, length, model=learning).model.parameters())
 
 
 def test_rollout_func(tmp_path):

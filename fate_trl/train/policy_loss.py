@@ -44,6 +44,20 @@ def adapted(callback: Any) -> TrainerCallback:
     return out
 
 
+def _check_adapter(model: Any, peft_config: Any) -> None:
+    """Raises RecipeError for an adapter that transformers' `from_pretrained` has put into a model that is no PeftModel.
+
+    It is frozen, and TRL would go through a whole training that changes nothing; with a `peft_config` TRL would put an
+    empty adapter in its place.
+    """
+    loaded = any(getattr(module, "_hf_peft_config_loaded", False) for module in model.modules())
+    if loaded and (peft_config is not None or not any(weights.requires_grad for weights in model.parameters())):
+        raise RecipeError(
+            "the model holds an adapter that transformers loaded for inference, which no trainer goes on from. Load it "
+            "with peft's AutoPeftModelForCausalLM.from_pretrained(FOLDER, is_trainable=True), without peft_config."
+        )
+
+
 class LossTrainer(GreedyTrainer):
     """What PFPOTrainer stands on.
 
@@ -76,6 +90,7 @@ class LossTrainer(GreedyTrainer):
         if self.policy_loss is not None or self.components_told:
             self._check_loss(named["args"], evaluates=named.get("eval_dataset") is not None)
         super().__init__(*given, **named)
+        _check_adapter(self.model, named.get("peft_config"))
         complete_reference(self.model)
 
     @property
