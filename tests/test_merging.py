@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from test_checkpoints import Killed
 from test_preference import RUN
@@ -33,14 +33,15 @@ from fate_trl.types import Score, ScoreCard
 torch.set_num_threads(1)
 
 
-def adapter(path, seed, rank=2, alpha=4):
+def adapter(path, seed, rank=2, alpha=4, **settings):
     """A saved adapter on the tiny model, with random weights on both sides."""
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    settings = {"target_modules": "all-linear", "task_type": "CAUSAL_LM", **settings}
+    config = LoraConfig(r=rank, lora_alpha=alpha, **settings)
     model = get_peft_model(tiny.make_model(tiny.make_tokenizer()), config)
     torch.manual_seed(seed)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
                 parameter.copy_(torch.randn_like(parameter))
     model.save_pretrained(str(path))
     return path
@@ -90,8 +91,6 @@ def test_the_average_of_factors_would_be_another_policy(tmp_path):
 
 
 def test_a_merged_adapter_says_what_the_sum_says_when_a_model_runs(tmp_path):
-    from peft import PeftModel
-
     parts = [adapter(tmp_path / "a", 1), adapter(tmp_path / "b", 2)]
     merge_weights(parts, (0.25, 0.75), tmp_path / "out")
     model = PeftModel.from_pretrained(tiny.make_model(tiny.make_tokenizer()), str(tmp_path / "out"))
@@ -103,6 +102,21 @@ def test_a_merged_adapter_says_what_the_sum_says_when_a_model_runs(tmp_path):
             layer.weight.add_(0.25 * added[0][name] + 0.75 * added[1][name])
     ids = torch.tensor([[3, 20, 21, 5]])
     torch.testing.assert_close(model(ids).logits, plain(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings")
+@pytest.mark.parametrize("settings", [{"target_modules": ["q_proj", "embed_tokens"]}, {"trainable_token_indices": [5]}])
+def test_what_adapters_do_to_embeddings_is_merged_too(tmp_path, settings):
+    parts = [adapter(tmp_path / "a", 1, **settings), adapter(tmp_path / "b", 2, rank=4, **settings)]
+    merge_weights(parts, (0.25, 0.75), tmp_path / "out")
+
+    def embedded(path):
+        model = PeftModel.from_pretrained(tiny.make_model(tiny.make_tokenizer()), str(path))
+        return model.get_input_embeddings()(torch.tensor([3, 5, 20])).detach()
+
+    first, second = map(embedded, parts)
+    assert not torch.allclose(first, second)
+    torch.testing.assert_close(embedded(tmp_path / "out"), 0.25 * first + 0.75 * second, rtol=1e-4, atol=1e-4)
 
 
 def test_of_a_lower_rank_the_best_one_is_taken_and_what_it_loses_is_said(tmp_path):
@@ -172,7 +186,14 @@ def test_what_does_not_fit_is_said(tmp_path, second, coefficients, said):
 
 
 @pytest.mark.parametrize(
-    "special", [{"use_dora": True}, {"use_rslora": True}, {"rank_pattern": {"q": 4}}, {"alpha_pattern": {"q": 4}}]
+    "special",
+    [
+        {"use_dora": True},
+        {"use_rslora": True},
+        {"rank_pattern": {"q": 4}},
+        {"alpha_pattern": {"q": 4}},
+        {"lora_bias": True},
+    ],
 )
 def test_special_adapters_are_told_from_plain_ones(tmp_path, special):
     parts = [adapter(tmp_path / "a", 1), adapter(tmp_path / "b", 2)]

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import RecipeError
 
 CONFIG = "adapter_config.json"
-_SPECIAL = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
+_SPECIAL = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "lora_bias")
 
 
 def adapter_config(folder: Path) -> dict[str, Any]:

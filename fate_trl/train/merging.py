@@ -21,7 +21,8 @@ from ..errors import FateError
 from ..recipe.lora import CONFIG, adapter_config
 from .models import ADAPTER
 
-_A, _B = "lora_A.weight", "lora_B.weight"
+_A, _B = ("lora_A.weight", "lora_embedding_A"), ("lora_B.weight", "lora_embedding_B")
+"""Ends of the names of an adapter's factors, (r, in) and (out, r): of layers, and of embeddings."""
 
 Tensors = dict[str, torch.Tensor]
 
@@ -120,23 +121,23 @@ def _merge_adapters(
             has = _rank_of(odd, tensors[odd])
             raise FateError(f"{folder / CONFIG} says r {config['r']}, and {odd} has the rank {has}; mend the config.")
     scale = [c * config["lora_alpha"] / config["r"] for c, config in zip(coefficients, configs, strict=True)]
-    added = [key.removesuffix(_A) for key in policies[0] if key.endswith(_A)]
-    rest = {f"{name}{end}" for name in added for end in (_A, _B)}
-    if not added or not rest <= policies[0].keys():
-        raise FateError(f"{folders[0] / ADAPTER} has no pairs of {_A} and {_B}, so it is no LoRA adapter's.")
+    pairs = [(key, f"{key.removesuffix(a)}{b}") for key in policies[0] for a, b in zip(_A, _B) if key.endswith(a)]
+    rest = {key for pair in pairs for key in pair}
+    if not pairs or not rest <= policies[0].keys():
+        raise FateError(f"{folders[0] / ADAPTER} has no pairs of {_A[0]} and {_B[0]}, so it is no LoRA adapter's.")
     out = _summed([{k: t for k, t in tensors.items() if k not in rest} for tensors in policies], coefficients)
     # The config's scale is kept, and with it what a training that goes on from here does at a learning rate.
     alpha = configs[0]["lora_alpha"] * size // configs[0]["r"] or size
     lost = 0.0
-    for name in added:
-        b = torch.cat([s * tensors[f"{name}{_B}"].float() for s, tensors in zip(scale, policies, strict=True)], dim=1)
-        a = torch.cat([tensors[f"{name}{_A}"].float() for tensors in policies])
+    for of_a, of_b in pairs:
+        b = torch.cat([s * tensors[of_b].float() for s, tensors in zip(scale, policies, strict=True)], dim=1)
+        a = torch.cat([tensors[of_a].float() for tensors in policies])
         if size != whole:
             b, a, share = _of_rank(b, a, size)
             lost = max(lost, share)
-        kind = policies[0][f"{name}{_A}"].dtype
-        out[f"{name}{_B}"] = (b / (alpha / size)).to(kind).contiguous()
-        out[f"{name}{_A}"] = a.to(kind).contiguous()
+        kind = policies[0][of_a].dtype
+        out[of_b] = (b / (alpha / size)).to(kind).contiguous()
+        out[of_a] = a.to(kind).contiguous()
     save_file(out, target / ADAPTER, metadata={"format": "pt"})
     (target / CONFIG).write_text(json.dumps({**configs[0], "r": size, "lora_alpha": alpha}, indent=2), encoding="utf-8")
     return {"rank": size, "lost": lost}
