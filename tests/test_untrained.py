@@ -106,6 +106,22 @@ def test_train_tokens_teaches_the_rows_and_leaves_the_others(parts, tmp_path):
     assert torch.equal(after[1], rows[0][1])
 
 
+def test_an_adapter_on_the_hub_is_no_model(parts, tmp_path):
+    """As transformers gives it: by a hub id nothing can be looked at before it loads."""
+    from peft import LoraConfig, get_peft_model
+
+    from fate_trl.errors import RecipeError
+    from fate_trl.recipe.schema import Model
+    from fate_trl.train.models import load_weights
+
+    _, model = parts
+    model.save_pretrained(tmp_path)
+    base = type(model).from_pretrained(tmp_path)
+    get_peft_model(base, LoraConfig(r=2, target_modules="all-linear")).save_pretrained(tmp_path)
+    with pytest.raises(RecipeError, match=r"holds an adapter .* as model\.adapter"):
+        load_weights(Model(path=str(tmp_path)))
+
+
 def test_train_tokens_that_cannot_be(parts, tmp_path):
     from fate_trl.errors import RecipeError
     from fate_trl.recipe.loading import make_recipe

@@ -16,7 +16,7 @@ from ..errors import RecipeError
 from ..process import team
 from ..verify.scoring import check_objectives
 from .components import Components, components_of
-from .lora import CONFIG
+from .lora import CONFIG, taken_for_a_model
 from .pfpo_checks import check_pfpo
 from .preference_checks import check_pair_loss, check_preference
 from .schema import (
@@ -307,11 +307,7 @@ def _check_model(model: Model) -> None:
     if model.path in (*EMBEDDED, SMOLLM2) or not folder.is_dir():
         return
     if (folder / CONFIG).is_file():
-        raise RecipeError(
-            f"model.path: {model.path} holds an adapter ({CONFIG}), which transformers lays over the weights that "
-            "it loads, merged ones too. Give the adapter's base as model.path and this folder as model.adapter; if its "
-            f"weights are merged already, take {CONFIG} out of it."
-        )
+        raise taken_for_a_model(model.path)
     if model.chat_template is None:
         _check_template(folder)
 

@@ -33,3 +33,12 @@ def adapter_config(folder: Path) -> dict[str, Any]:
             f"{folder} is no plain LoRA adapter ({special or config.get('peft_type')}); merge it into its model first."
         )
     return config
+
+
+def taken_for_a_model(path: str) -> RecipeError:
+    """What to say of an adapter that stands where a model's weights should."""
+    return RecipeError(
+        f"model.path: {path} holds an adapter ({CONFIG}), which transformers lays over the weights that it loads, "
+        "merged ones too. Give the adapter's base as model.path and this folder as model.adapter; if its weights are "
+        f"merged already, take {CONFIG} out of it."
+    )

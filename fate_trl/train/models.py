@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from ..errors import LedgerError, RecipeError
+from ..recipe.lora import taken_for_a_model
 from ..recipe.schema import EMBEDDED, SMOLLM2, Model
 from ..suites.workbench import POLICIES
 from . import gguf, templates
@@ -84,6 +85,8 @@ def load_weights(model: Model, tokenizer: Any = None) -> Any:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, revision=model.revision, dtype=dtype_of(model), quantization_config=quantization
         )
+    if getattr(loaded, "_hf_peft_config_loaded", False):  # on the hub, where nothing is looked at before
+        raise taken_for_a_model(model.path)
     if model.lora is not None:
         # Not peft's prepare_model_for_kbit_training: its copy of embeddings and head in float32 is 5 GB of an 8B model,
         # and what else it does TRL does too.
