@@ -35,7 +35,7 @@ class Server(BaseHTTPRequestHandler):
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         paid = asked["messages"][-1]["role"] == "tool"
-        said = {"role": "assistant", "content": "Done." if paid else None} | ({} if paid else {"tool_calls": [CALL]})
+        said = {"role": "assistant", "content": "Done."} if paid else {"role": "assistant", "content": None, "tool_calls": [CALL]}
         finish = "stop" if paid else "length"
         head = {"id": "1", "created": 0, "model": "m"}
         if asked.get("stream"):

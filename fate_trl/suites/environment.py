@@ -152,7 +152,8 @@ def _refusal(tool: Callable[..., Any], error: Exception, schema: Callable[..., A
         except Exception:
             return (
                 f"argument {name!r} has the type {_type_name(hint)}, which has no JSON schema in transformers; take "
-                "str, int, float, bool, Enum, Literal, list, tuple, dict or a union of these, and convert it inside."
+                "str, int, float, bool, Enum (which arrives as its value), Literal, list, tuple, dict or a union of "
+                "these, and convert it inside."
             )
         if f"the argument '{name}'" in str(error):
             return f"argument {name!r} is not described in its docstring; {_style(doc, name)}"
