@@ -30,6 +30,7 @@ from __future__ import annotations
 import argparse
 import copy
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -251,7 +252,7 @@ def write(given: argparse.Namespace, values: Json, plans: Sequence[Plan], names:
     model = (values.get("model") or {}).get("path", "embedded")
     name = Path(model).name if Path(model).is_absolute() else model  # where a folder lies is nobody's concern
     about = {
-        "command": "python benchmarks/real_model.py " + " ".join(sys.argv[1:]).replace(model, name),
+        "command": "python benchmarks/real_model.py " + shlex.join(sys.argv[1:]).replace(model, name),
         "recipe": recipe_name(given.recipe),
         "recipe_hash": f"{stable_hash(values) % 2**32:08x}",
         "model": name,
