@@ -334,6 +334,7 @@ def familiar(plan: Plan, folder: Path, policy: Path, defence: Defence) -> int:
     """Roll a policy out on familiar tasks; how many there are."""
     with opened(plan.asked, policy) as player:
         tasks = [defended(task, defence) for task in familiar_tasks(player, plan.familiar, plan.seed)]
+        getattr(player.evolution.learner, "tasks", []).extend(tasks)  # or no environment serves them
         return len(played(player, RunDirectory(folder / "played"), _familiar_file(plan), FAMILIAR, tasks, plan.seed))
 
 
