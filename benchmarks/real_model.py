@@ -21,6 +21,9 @@ learning.py counts them: as many whole rounds as come closest; `prompt-distilled
 method begins as full FATE did (round 0; of round 1 what is collected and repaired), that is taken from there: the
 tokens count as its own. Methods that come to one recipe are run once.
 
+`--attack` lets an adaptive attack search against what each method ended with; `--familiar` tries that also on requests
+which training had, under goals and attacks that it had not.
+
 The test is made once, with the policy (and the words) that one has at the end, on the same tasks with the same seeds of
 sampling for all. real_model_page.py says what is measured, real_model_runs.py what is kept.
 """
