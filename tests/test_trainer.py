@@ -633,6 +633,13 @@ def test_an_adapter_that_transformers_loaded_is_refused(tmp_path, fresh):
     assert any(weights.requires_grad for weights in make(tmp_path, length, model=learning).model.parameters())
 
 
+def test_a_training_that_could_change_nothing_is_refused(tmp_path):
+    lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    frozen = get_peft_model(tiny.make_model(tiny.make_tokenizer()), lora).requires_grad_(False)
+    with pytest.raises(RecipeError, match="all are frozen"):
+        make(tmp_path, length, model=frozen).train()
+
+
 def test_rollout_func(tmp_path):
     """Its mask and its extra fields reach verifiers and reward functions; new prompts do not inherit the fields."""
 

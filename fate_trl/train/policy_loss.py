@@ -93,6 +93,15 @@ class LossTrainer(GreedyTrainer):
         _check_adapter(self.model, named.get("peft_config"))
         complete_reference(self.model)
 
+    def create_optimizer(self, model: Any = None) -> Any:
+        """TRL's. Raises RecipeError where nothing can be trained: the whole training would change nothing."""
+        if not any(weights.requires_grad for weights in (self.model if model is None else model).parameters()):
+            raise RecipeError(
+                "no weight of the model can be trained: all are frozen. Load an adapter that is to learn with "
+                "is_trainable=True, or give a peft_config."
+            )
+        return super().create_optimizer(model)
+
     @property
     def measured(self) -> dict[str, float]:
         """What TRL measured in the step that is going on, or that was taken last: "entropy", and "kl" where beta > 0.
